@@ -1,0 +1,1 @@
+//! API daemon: HTTP for applications and operators, webhooks.

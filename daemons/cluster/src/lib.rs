@@ -1,0 +1,1 @@
+//! Cluster daemon: message log, metadata, ids, locks.

@@ -1,0 +1,1 @@
+//! Gateway daemon: client connections on io_uring reactors.

@@ -1,0 +1,1 @@
+//! Plugin host daemon: plugins as processes.

@@ -1,0 +1,1 @@
+//! The whole configuration file: schema, defaults, environment, validation.

@@ -1,0 +1,1 @@
+//! Life of a daemon process: passed descriptors, readiness, drain, exit codes.

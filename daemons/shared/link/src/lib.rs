@@ -1,0 +1,1 @@
+//! Message path streams: positions, receipt and settlement, credits, resume and replay.

@@ -1,0 +1,1 @@
+//! gRPC over Unix sockets: dialling, serving, peer checks, the node table.

@@ -1,0 +1,1 @@
+//! What tests share: clients, process harness, faults, SDK drivers.

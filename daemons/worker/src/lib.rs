@@ -1,0 +1,1 @@
+//! Event pools: user, channel and push workers.

@@ -1,0 +1,102 @@
+//! Typed calls. Every method: one request, its answer, errors and cancel safety as for [`ClusterData::call`].
+
+use std::time::Duration;
+
+use wk_proto::cluster::v1 as pb;
+
+use super::{CallError, ClusterData, Op, ReplyResult};
+use crate::limits::{CONTROL_DEADLINE, LOOKUP_DEADLINE};
+
+/// Room above the wait of a long poll for the answer to travel.
+const LONG_POLL_MARGIN: Duration = Duration::from_secs(2);
+
+macro_rules! call {
+    ($self:ident, $op:ident($request:expr), $deadline:expr) => {
+        match $self.call(Op::$op($request), $deadline).await? {
+            ReplyResult::$op(reply) => Ok(reply),
+            _ => Err(CallError::Mismatch),
+        }
+    };
+}
+
+impl ClusterData {
+    /// Appends batches of several channels; the answer has one entry per channel, in order.
+    ///
+    /// # Errors
+    /// [`CallError`]; errors of single channels are inside the reply.
+    pub async fn append(&self, request: pb::AppendRequest, deadline: Duration) -> Result<pb::AppendReply, CallError> {
+        call!(self, Append(request), deadline)
+    }
+
+    /// Point reads in one batch; answers in the order of the queries.
+    ///
+    /// # Errors
+    /// [`CallError`]; also [`CallError::Mismatch`] when the number of answers differs.
+    pub async fn lookup(&self, queries: Vec<pb::Query>) -> Result<Vec<pb::Answer>, CallError> {
+        let count = queries.len();
+        let reply: Result<pb::LookupReply, CallError> = call!(self, Lookup(pb::LookupRequest { queries }), LOOKUP_DEADLINE);
+        let answers = reply?.answers;
+        if answers.len() == count { Ok(answers) } else { Err(CallError::Mismatch) }
+    }
+
+    /// Messages of one channel by sequence.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn read(&self, request: pb::ReadRequest) -> Result<pb::ReadReply, CallError> {
+        call!(self, Read(request), LOOKUP_DEADLINE)
+    }
+
+    /// Changes of metadata of one routing id, applied together. Returns the log index of the change.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn propose(&self, commands: Vec<pb::Command>) -> Result<u64, CallError> {
+        let reply: Result<pb::ProposeReply, CallError> = call!(self, Propose(pb::ProposeRequest { commands }), CONTROL_DEADLINE);
+        Ok(reply?.index)
+    }
+
+    /// Message ids in runs; together at least one, at most `count`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn alloc_ids(&self, count: u32) -> Result<Vec<pb::IdRun>, CallError> {
+        let reply: Result<pb::AllocIdsReply, CallError> = call!(self, AllocIds(pb::AllocIdsRequest { count }), LOOKUP_DEADLINE);
+        Ok(reply?.runs)
+    }
+
+    /// Journal entries of a group; waits for the first one as long as the request says.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn journal(&self, request: pb::JournalRequest) -> Result<pb::JournalReply, CallError> {
+        let deadline = Duration::from_millis(request.wait_ms) + LONG_POLL_MARGIN;
+        call!(self, Journal(request), deadline)
+    }
+
+    /// Members of a list in key order.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn scan(&self, request: pb::ScanRequest) -> Result<pb::ScanReply, CallError> {
+        call!(self, Scan(request), LOOKUP_DEADLINE)
+    }
+
+    /// Saves consumers' positions.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn save_cursors(&self, cursors: Vec<pb::Cursor>) -> Result<(), CallError> {
+        let reply: Result<pb::SaveCursorsReply, CallError> = call!(self, SaveCursors(pb::SaveCursorsRequest { cursors }), CONTROL_DEADLINE);
+        reply.map(drop)
+    }
+
+    /// All saved positions of a consumer, and the applied index of each channel group.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn load_cursors(&self, consumer: &str) -> Result<pb::LoadCursorsReply, CallError> {
+        let request = pb::LoadCursorsRequest { consumer: consumer.to_owned() };
+        call!(self, LoadCursors(request), CONTROL_DEADLINE)
+    }
+}

@@ -191,15 +191,12 @@ impl Shared {
     async fn hand_over(&self, op: Op, answer: oneshot::Sender<pending::Answer>, until: Instant) -> Option<u64> {
         let mut given = Some((op, answer));
         loop {
-            let tried = self.state.lock().try_hand_over(&mut given);
+            let tried = self.try_hand_over(&mut given);
             let wait = async {
                 match tried {
                     HandOver::Done(id) => Some(Some(id)),
                     HandOver::Full(stream) => stream.reserve().await.ok().map(|_| None),
-                    HandOver::Closed => {
-                        self.connected.send_replace(false);
-                        Some(None)
-                    }
+                    HandOver::Closed => Some(None),
                     HandOver::NoStream => self.connected.subscribe().wait_for(|c| *c).await.ok().map(|_| None),
                 }
             };
@@ -212,34 +209,35 @@ impl Shared {
 
     /// Opens the way to a stream.
     fn open(&self, stream: mpsc::Sender<pb::Request>) {
-        self.state.lock().stream = Some(stream);
+        let mut state = self.state.lock();
+        state.stream = Some(stream);
         self.connected.send_replace(true);
     }
 
     /// The stream has ended: whatever it carried has an unknown outcome.
     fn close(&self) {
-        self.connected.send_replace(false);
         let mut state = self.state.lock();
+        self.connected.send_replace(false);
         state.stream = None;
         state.pending.clear();
     }
-}
 
-impl State {
     /// Takes the request out of `given` when the stream has room for it.
-    fn try_hand_over(&mut self, given: &mut Option<(Op, oneshot::Sender<pending::Answer>)>) -> HandOver {
-        let Some(stream) = &self.stream else { return HandOver::NoStream };
+    fn try_hand_over(&self, given: &mut Option<(Op, oneshot::Sender<pending::Answer>)>) -> HandOver {
+        let mut state = self.state.lock();
+        let Some(stream) = state.stream.clone() else { return HandOver::NoStream };
         let slot = match stream.try_reserve() {
             Ok(slot) => slot,
             // Cancelled calls give their permit back while their request still waits in the channel.
             Err(TrySendError::Full(())) => return HandOver::Full(stream.clone()),
             Err(TrySendError::Closed(())) => {
-                self.stream = None;
+                state.stream = None;
+                self.connected.send_replace(false);
                 return HandOver::Closed;
             }
         };
         let (op, answer) = given.take().expect("the loop ends with the hand-over");
-        let id = self.pending.insert(answer);
+        let id = state.pending.insert(answer);
         slot.send(pb::Request { id, op: Some(op) });
         HandOver::Done(id)
     }

@@ -1,0 +1,95 @@
+//! RocksDB options of both databases. Numbers: [`crate::limits`]; reasons: `design/cluster.md` §3.4.
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Options as DbOptions, SliceTransform,
+};
+
+use crate::cf::Cf;
+use crate::limits::{
+    DATA_WRITE_BUFFER_BYTES, DATA_WRITE_BUFFERS, RAFT_CACHE_BYTES, RAFT_WAL_BYTES_MAX, RAFT_WRITE_BUFFER_BYTES, RAFT_WRITE_BUFFERS,
+};
+use crate::options::Options;
+
+/// The engine handle used by both databases.
+pub(crate) type Db = rocksdb::DBWithThreadMode<rocksdb::SingleThreaded>;
+
+/// Names of the column families of `raftdb`.
+pub(crate) const LOG: &str = "log";
+/// Column family of votes, committed ids and purge marks.
+pub(crate) const RMETA: &str = "rmeta";
+
+/// Length of the prefix of `msg` keys: slot and channel number.
+const MSG_PREFIX_BYTES: usize = 10;
+
+fn common(options: &Options) -> DbOptions {
+    let mut db = DbOptions::default();
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+    db.set_max_background_jobs(options.background_jobs);
+    db.set_paranoid_checks(true);
+    db.set_write_buffer_manager(&options.buffers);
+    db.set_keep_log_file_num(4);
+    db.set_max_log_file_size(8 << 20);
+    db.set_stats_dump_period_sec(0);
+    db.set_stats_persist_period_sec(0);
+    db.set_bytes_per_sync(1 << 20);
+    db
+}
+
+/// Database options of `raftdb`.
+pub(crate) fn raft_options(options: &Options) -> DbOptions {
+    let mut db = common(options);
+    db.set_max_total_wal_size(RAFT_WAL_BYTES_MAX);
+    db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    db
+}
+
+/// Column families of `raftdb`.
+pub(crate) fn raft_families() -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(RAFT_CACHE_BYTES);
+    [LOG, RMETA]
+        .into_iter()
+        .map(|name| {
+            let mut cf = DbOptions::default();
+            cf.set_write_buffer_size(RAFT_WRITE_BUFFER_BYTES);
+            cf.set_max_write_buffer_number(RAFT_WRITE_BUFFERS);
+            cf.set_compression_type(DBCompressionType::None);
+            let mut table = BlockBasedOptions::default();
+            table.set_block_cache(&cache);
+            cf.set_block_based_table_factory(&table);
+            ColumnFamilyDescriptor::new(name, cf)
+        })
+        .collect()
+}
+
+/// Database options of `datadb`.
+pub(crate) fn data_options(options: &Options) -> DbOptions {
+    let mut db = common(options);
+    db.set_atomic_flush(true);
+    db.set_ratelimiter(options.background_bytes_per_s, 100_000, 10);
+    db
+}
+
+/// Column families of `datadb`.
+pub(crate) fn data_families(options: &Options) -> Vec<ColumnFamilyDescriptor> {
+    Cf::ALL.into_iter().map(|cf| ColumnFamilyDescriptor::new(cf.name(), data_family(cf, options))).collect()
+}
+
+fn data_family(cf: Cf, options: &Options) -> DbOptions {
+    let mut family = DbOptions::default();
+    family.set_write_buffer_size(DATA_WRITE_BUFFER_BYTES);
+    family.set_max_write_buffer_number(DATA_WRITE_BUFFERS);
+    family.set_compression_type(DBCompressionType::Lz4);
+    family.set_bottommost_compression_type(DBCompressionType::Zstd);
+    family.set_level_compaction_dynamic_level_bytes(true);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&options.cache);
+    if matches!(cf, Cf::Chan | Cf::Idx | Cf::Meta) {
+        table.set_bloom_filter(10.0, false);
+    }
+    family.set_block_based_table_factory(&table);
+    if cf == Cf::Msg {
+        family.set_prefix_extractor(SliceTransform::create_fixed_prefix(MSG_PREFIX_BYTES));
+    }
+    family
+}

@@ -25,12 +25,15 @@
 
 pub mod crypto;
 pub mod decode;
+pub mod detect;
 pub mod encode;
 pub mod flags;
 pub mod frame;
 pub mod ids;
+pub mod jsonrpc;
 pub mod limits;
 pub mod packet;
+pub mod proxy;
 mod reader;
 pub mod version;
 

@@ -1,0 +1,181 @@
+//! The YAML file as flat keys with their lines.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+
+use crate::problem::Problem;
+use crate::value::Raw;
+
+/// One key of the file.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// As spelled in the file.
+    pub(crate) key: String,
+    pub(crate) raw: Raw,
+    /// From 1.
+    pub(crate) line: u64,
+}
+
+/// Keys in lower case.
+pub(crate) type Entries = BTreeMap<String, Entry>;
+
+/// Reads a file's text. Sections without values are left out; `null` is "not set".
+pub(crate) fn parse(name: &str, text: &str) -> (Entries, Vec<Problem>) {
+    let mut reader = Reader { name, entries: Entries::new(), problems: Vec::new() };
+    if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
+        return (reader.entries, reader.problems);
+    }
+    match serde_saphyr::from_str::<Spanned<Node>>(text) {
+        Ok(root) => match root.value {
+            Node::Map(pairs) => reader.section("", pairs),
+            Node::Null => {}
+            _ => reader.problem("", "", "the file must be a list of keys", 1),
+        },
+        Err(err) => {
+            let line = err.location().map_or(1, |l| l.line());
+            let text = err.to_string();
+            let first = text.lines().next().unwrap_or("not YAML").to_owned();
+            reader.problem("", "", &format!("not valid YAML: {first}"), line);
+        }
+    }
+    (reader.entries, reader.problems)
+}
+
+struct Reader<'a> {
+    name: &'a str,
+    entries: Entries,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn section(&mut self, prefix: &str, pairs: Vec<(Spanned<Key>, Spanned<Node>)>) {
+        for (key, node) in pairs {
+            let line = key.referenced.line();
+            let path = if prefix.is_empty() { key.value.0 } else { format!("{prefix}.{}", key.value.0) };
+            match node.value {
+                Node::Null => {}
+                Node::Map(pairs) => self.section(&path, pairs),
+                Node::Text(text) => self.entry(path, Raw::Text(text), line),
+                Node::List(nodes) => {
+                    let items: Option<Vec<String>> = nodes.into_iter().map(Node::into_text).collect();
+                    match items {
+                        Some(items) => self.entry(path, Raw::List(items), line),
+                        None => self.problem(&path, "a nested list", "a list of plain values", line),
+                    }
+                }
+            }
+        }
+    }
+
+    fn entry(&mut self, key: String, raw: Raw, line: u64) {
+        let lower = key.to_ascii_lowercase();
+        if let Some(first) = self.entries.get(&lower) {
+            let text = format!("one spelling of a key; {} stands in line {}", first.key, first.line);
+            self.problem(&key, &raw.show(), &text, line);
+            return;
+        }
+        self.entries.insert(lower, Entry { key, raw, line });
+    }
+
+    fn problem(&mut self, key: &str, value: &str, allowed: &str, line: u64) {
+        self.problems.push(Problem {
+            component: crate::problem::component_of(key),
+            key: key.to_owned(),
+            value: value.to_owned(),
+            allowed: allowed.to_owned(),
+            place: format!("{}:{line}", self.name),
+        });
+    }
+}
+
+/// A key: any scalar, as text.
+#[derive(Debug)]
+struct Key(String);
+
+/// A value of the file; scalars stay text.
+#[derive(Debug)]
+enum Node {
+    Null,
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(Spanned<Key>, Spanned<Node>)>),
+}
+
+impl Node {
+    fn into_text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match deserializer.deserialize_any(NodeVisitor)? {
+            Node::Text(text) => Ok(Self(text)),
+            _ => Err(serde::de::Error::custom("a key must be one word")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+macro_rules! scalars {
+    ($($name:ident: $ty:ty),*) => {$(
+        fn $name<E>(self, v: $ty) -> Result<Node, E> {
+            Ok(Node::Text(v.to_string()))
+        }
+    )*};
+}
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a configuration value")
+    }
+
+    scalars!(visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128, visit_f64: f64, visit_char: char);
+
+    fn visit_str<E>(self, v: &str) -> Result<Node, E> {
+        Ok(Node::Text(v.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        Node::deserialize(deserializer)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Node::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        Ok(Node::Map(pairs))
+    }
+}

@@ -1,0 +1,563 @@
+//! The schema: one struct per section. Unless a field says otherwise, a change takes effect at the next start of the daemons that read it.
+
+use std::time::Duration;
+
+use crate::value::{ByteSize, HostPort, ListenAddr, PeerNode, Restart, Role, Secret, named};
+
+const fn s(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+const fn h(n: u64) -> Duration {
+    Duration::from_secs(n * 3600)
+}
+
+named! {
+    /// Mode of the node: chooses the log level and hides the API pages in release.
+    Mode {
+        /// Logs at debug level.
+        #[default]
+        Debug = "debug",
+        /// Logs at info level.
+        Release = "release",
+        /// Like release.
+        Bench = "bench",
+        /// Like debug.
+        Test = "test",
+    }
+}
+
+section! {
+    /// The whole file.
+    Config {
+        /// Mode. Default debug.
+        mode: Mode = Mode::Debug, "mode";
+        /// Base folder. Default `~/wukongim` (resolved while loading).
+        root_dir: String = "~/wukongim".into(), "rootDir";
+        /// Data folder; empty: `<rootDir>/data`. `--data DIR` overrides it. See [`Config::data_path`].
+        data_dir: String = String::new(), "dataDir";
+        /// Business API. Default: port 5001, on this machine only while `managerToken` is empty, else on all addresses.
+        http_addr: ListenAddr = ListenAddr::local(5001), "httpAddr";
+        /// Client TCP. Default `0.0.0.0:5100`.
+        addr: ListenAddr = ListenAddr::any(5100), "addr";
+        /// Client WebSocket. Default `0.0.0.0:5200`.
+        ws_addr: ListenAddr = ListenAddr::any(5200), "wsAddr";
+        /// Client WebSocket with TLS. Default: off.
+        wss_addr: Option<ListenAddr> = None, "wssAddr";
+        /// Verify CONNECT tokens. Default false.
+        token_auth_on: bool = false, "tokenAuthOn";
+        /// When set: required header `token` on the API, manager login, CONNECT token of the manager uid.
+        manager_token: Secret = Secret::default(), "managerToken";
+        /// Uid of the manager account.
+        manager_uid: String = "____manager".into(), "managerUID";
+        /// True: allow lists of persons are not checked. Default true.
+        whitelist_off_of_person: bool = true, "whitelistOffOfPerson";
+        /// No payload encryption. Default false.
+        disable_encryption: bool = false, "disableEncryption";
+        /// Refuse JSON-RPC sessions. Default false.
+        disable_json_rpc: bool = false, "disableJSONRPC";
+        /// `/message/sync` answers with nothing. Default false.
+        disable_cmd_message_sync: bool = false, "disableCMDMessageSync";
+        /// A connection without data for this long is closed. Default 3m; 1s to 24h.
+        conn_idle_time: Duration = s(180), "connIdleTime", s(1)..=h(24);
+        /// Stress API; switches token checks off. Default false.
+        stress: bool = false, "stress";
+        /// Profiling routes. Default false.
+        pprof_on: bool = false, "pprofOn";
+    }
+    sections {
+        /// TLS of `wssAddr`.
+        wss_config: WssConfig = "wssConfig";
+        /// Addresses told to clients.
+        external: External = "external";
+        /// Addresses told to the own network.
+        intranet: Intranet = "intranet";
+        /// Manager pages.
+        manager: Manager = "manager";
+        /// Demo page.
+        demo: Demo = "demo";
+        /// Manager logins.
+        auth: Auth = "auth";
+        /// Manager session tokens.
+        jwt: Jwt = "jwt";
+        /// Logs.
+        logger: Logger = "logger";
+        /// Channels.
+        channel: Channel = "channel";
+        /// Recent conversations.
+        conversation: Conversation = "conversation";
+        /// Resends to a connection without RECVACK.
+        message_retry: MessageRetry = "messageRetry";
+        /// Receiver tags.
+        tag: Tag = "tag";
+        /// Customer service.
+        customer_service: CustomerService = "customerService";
+        /// Business backend.
+        webhook: Webhook = "webhook";
+        /// Business backend as a source of rows.
+        datasource: Datasource = "datasource";
+        /// Agent channels.
+        agent: Agent = "agent";
+        /// Plugins.
+        plugin: Plugin = "plugin";
+        /// Cluster.
+        cluster: Cluster = "cluster";
+        /// Consensus.
+        raft: Raft = "raft";
+        /// Stores.
+        storage: Storage = "storage";
+        /// Charts.
+        trace: Trace = "trace";
+        /// Channel workers.
+        channel_runtime: ChannelRuntime = "channelRuntime";
+        /// Membership.
+        membership: Membership = "membership";
+        /// Client connections.
+        gateway: Gateway = "gateway";
+        /// PROXY protocol on the client ports.
+        proxy_protocol: ProxyProtocol = "proxyProtocol";
+        /// Bounds of client connections.
+        limits: Limits = "limits";
+        /// Sizes of the worker pools.
+        workers: Workers = "workers";
+        /// Supervisor.
+        supervisor: Supervisor = "supervisor";
+        /// API of the load generator.
+        bench_api: BenchApi = "benchApi";
+    }
+}
+
+section! {
+    /// TLS of `wssAddr`.
+    WssConfig {
+        /// Certificate chain, PEM.
+        cert_file: String = String::new(), "certFile";
+        /// Private key, PEM.
+        key_file: String = String::new(), "keyFile";
+    }
+}
+
+section! {
+    /// Addresses told to clients; empty ones are derived, see [`Config::external_tcp_addr`] and its neighbours.
+    External {
+        /// Base of the derived addresses; empty: the first address of this machine in its own network.
+        ip: String = String::new(), "ip";
+        /// Answered by `/route`.
+        tcp_addr: String = String::new(), "tcpAddr";
+        /// `ws://...`
+        ws_addr: String = String::new(), "wsAddr";
+        /// `wss://...`
+        wss_addr: String = String::new(), "wssAddr";
+        /// Shown by `/varz`.
+        manager_addr: String = String::new(), "managerAddr";
+        /// `http://...`
+        api_url: String = String::new(), "apiUrl";
+    }
+}
+
+section! {
+    /// Addresses told to the own network.
+    Intranet {
+        /// `/route?intranet=1`.
+        tcp_addr: String = String::new(), "tcpAddr";
+    }
+}
+
+section! {
+    /// Manager pages.
+    Manager {
+        /// Default true.
+        on: bool = true, "on";
+        /// Default: port 5300, on this machine only while `managerToken` is empty, else on all addresses.
+        addr: ListenAddr = ListenAddr::local(5300), "addr";
+    }
+}
+
+section! {
+    /// Demo page.
+    Demo {
+        /// Default true.
+        on: bool = true, "on";
+        /// Default `0.0.0.0:5172`.
+        addr: ListenAddr = ListenAddr::any(5172), "addr";
+    }
+}
+
+section! {
+    /// Manager logins.
+    Auth {
+        /// Default true.
+        on: bool = true, "on";
+        /// Unused by the original too; accepted.
+        kind: String = String::new(), "kind";
+        /// `user:password:*` or `user:password:[resource:rw,...]`. Default: none (the original has a guest with a known password).
+        users: Vec<Secret> = Vec::new(), "users";
+    }
+}
+
+section! {
+    /// Manager session tokens.
+    Jwt {
+        /// Signing key; empty: generated into `<rootDir>/jwt.secret`.
+        secret: Secret = Secret::default(), "secret";
+        /// Default 720h.
+        expire: Duration = h(720), "expire", s(60)..=h(24 * 3650);
+        /// Default wukongim.
+        issuer: String = "wukongim".into(), "issuer";
+    }
+}
+
+section! {
+    /// Logs.
+    Logger {
+        /// 0: by mode; 1 debug, 2 info, 3 warn, 4 error.
+        level: u16 = 0, "level", 0..=4;
+        /// Relative to `rootDir`. Default logs.
+        dir: String = "logs".into(), "dir";
+        /// Source line in each log line. Default false.
+        line_num: bool = false, "lineNum";
+        /// Trace of each message. Default false.
+        trace_on: bool = false, "traceOn";
+    }
+}
+
+section! {
+    /// Channels.
+    Channel {
+        /// Compress `to_uids` in webhooks above this count; 0: never.
+        subscriber_compress_of_count: u32 = 0, "subscriberCompressOfCount";
+        /// Channel of commands for online users.
+        online_cmd_channel_id: String = "systemcmdonline".into(), "onlineCmdChannelId";
+    }
+}
+
+section! {
+    /// Recent conversations.
+    Conversation {
+        /// Default true.
+        on: bool = true, "on";
+        /// Flush period. Default 1m.
+        sync_interval: Duration = s(60), "syncInterval", ms(100)..=h(24);
+        /// Rows per flush. Default 100.
+        sync_once: u32 = 100, "syncOnce", 1..=100_000;
+        /// Rows considered per user. Default 1000.
+        user_max_count: u32 = 1000, "userMaxCount", 1..=100_000;
+    }
+}
+
+section! {
+    /// Resends to a connection without RECVACK.
+    MessageRetry {
+        /// First pause. Default 60s.
+        interval: Duration = s(60), "interval", ms(100)..=h(1);
+        /// Period of the scan. Default 30s.
+        scan_interval: Duration = s(30), "scanInterval", ms(100)..=h(1);
+        /// Attempts. Default 5.
+        max_count: u32 = 5, "maxCount", 1..=1000;
+    }
+}
+
+section! {
+    /// Receiver tags.
+    Tag {
+        /// Idle expiry. Default 20m.
+        expire: Duration = s(1200), "expire", s(1)..=h(24);
+    }
+}
+
+section! {
+    /// Customer service.
+    CustomerService {
+        /// Suffix of visitors' uids.
+        visitors_suffix: String = "___vstr".into(), "visitorsSuffix";
+    }
+}
+
+section! {
+    /// Business backend.
+    Webhook {
+        /// URL; empty: no webhooks over HTTP.
+        http_addr: String = String::new(), "httpAddr";
+        /// Preferred over HTTP when set.
+        grpc_addr: String = String::new(), "grpcAddr";
+        /// Default 500ms.
+        msg_notify_event_push_interval: Duration = ms(500), "msgNotifyEventPushInterval", ms(1)..=h(1);
+        /// Default 100.
+        msg_notify_event_count_per_push: u32 = 100, "msgNotifyEventCountPerPush", 1..=10_000;
+        /// Default 5.
+        msg_notify_event_retry_max_count: u32 = 5, "msgNotifyEventRetryMaxCount", 1..=1000;
+        /// Only these events; empty: all.
+        focus_events: Vec<String> = Vec::new(), "focusEvents";
+    }
+}
+
+section! {
+    /// Business backend as a source of rows.
+    Datasource {
+        /// URL; empty: none.
+        addr: String = String::new(), "addr";
+    }
+}
+
+section! {
+    /// Agent channels.
+    Agent {
+        /// `msg.notify` of agent channels goes here.
+        webhook_http_addr: String = String::new(), "webhook.httpAddr";
+    }
+}
+
+section! {
+    /// Plugins.
+    Plugin {
+        /// Deadline of a hook. Default 1s.
+        timeout: Duration = s(1), "timeout", ms(10)..=s(60);
+        /// Socket plugins connect to; empty: inside the runtime folder.
+        socket_path: String = String::new(), "socketPath";
+        /// Plugins to install at start: URLs.
+        install: Vec<String> = Vec::new(), "install";
+    }
+}
+
+section! {
+    /// Cluster.
+    Cluster {
+        /// This node. Default 1001.
+        node_id: u16 = 1001, "nodeId", 1..=1023;
+        /// Listen address for other nodes. Default `0.0.0.0:11110`.
+        addr: ListenAddr = ListenAddr::any(11110), "addr";
+        /// Address under which other nodes reach this one; empty: derived from `addr`.
+        server_addr: Option<HostPort> = None, "serverAddr";
+        /// HTTP base for requests forwarded between nodes.
+        api_url: String = String::new(), "apiUrl";
+        /// First members; empty: a cluster of one. Read at bootstrap only.
+        init_nodes: Vec<PeerNode> = Vec::new(), "initNodes";
+        /// Members of an existing cluster to join through.
+        seed: Vec<PeerNode> = Vec::new(), "seed";
+        /// Default replica.
+        role: Role = Role::Replica, "role";
+        /// Buckets. Default 1024; read at bootstrap only; fixed in this version.
+        slot_count: u32 = 1024, "slotCount", 1024..=1024;
+        /// Raft groups that carry the buckets. Default 16; read at bootstrap only.
+        slot_group_count: u32 = 16, "slotGroupCount", 1..=1024;
+        /// Replicas of a slot group; effective: at most the number of nodes. Default 3.
+        slot_replica_count: u32 = 3, "slotReplicaCount", 1..=7;
+        /// Replicas of a channel group. Default 3.
+        channel_replica_count: u32 = 3, "channelReplicaCount", 1..=7;
+        /// Default 10s.
+        req_timeout: Duration = s(10), "reqTimeout", ms(100)..=s(60);
+        /// Missed pongs before a node counts as offline, in ticks of 150 ms. Default 30.
+        pong_max_tick: u32 = 30, "pongMaxTick", 1..=10_000;
+        /// No mTLS between nodes. Default false.
+        insecure: bool = false, "insecure";
+    }
+}
+
+section! {
+    /// Consensus.
+    Raft {
+        /// Default 250ms.
+        heartbeat: Duration = ms(250), "heartbeat", ms(10)..=s(10);
+        /// Default 750ms.
+        election_min: Duration = ms(750), "electionMin", ms(20)..=s(60);
+        /// Default 1250ms.
+        election_max: Duration = ms(1250), "electionMax", ms(30)..=s(120);
+        /// Log kept for followers that are behind. Default 256MB.
+        log_budget: ByteSize = ByteSize::mib(256), "logBudget", ByteSize::mib(1)..=ByteSize::gib(1024);
+    }
+}
+
+section! {
+    /// Stores.
+    Storage {
+        /// Folder of the raft log; empty: inside the data folder.
+        raft_dir: String = String::new(), "raftDir";
+        /// Block cache; not set: chosen by the memory of the machine.
+        cache: Option<ByteSize> = None, "cache";
+        /// Default 30s.
+        flush_every: Duration = s(30), "flushEvery", s(1)..=h(1);
+        /// Writes are refused when less disk than this is free. Default 1GB.
+        disk_reserve: ByteSize = ByteSize::gib(1), "diskReserve", ByteSize::mib(1)..=ByteSize::gib(1024);
+    }
+}
+
+section! {
+    /// Charts.
+    Trace {
+        /// Prometheus that the manager's charts ask.
+        prometheus_api_url: String = String::new(), "prometheusApiUrl";
+    }
+}
+
+section! {
+    /// Channel workers.
+    ChannelRuntime {
+        /// Channels held in memory. Default 100000.
+        cache: u32 = 100_000, "cache", 16..=100_000_000;
+        /// Unused for this long, a channel leaves memory. Default 10m.
+        idle: Duration = s(600), "idle", s(1)..=h(24);
+        /// Messages per append. Default 256.
+        batch_messages: u32 = 256, "batchMessages", 1..=1024;
+        /// Bytes per append. Default 512KB.
+        batch_bytes: ByteSize = ByteSize::kib(512), "batchBytes", ByteSize::kib(1)..=ByteSize::mib(8);
+        /// Messages that wait per channel. Default 4096.
+        queue_messages: u32 = 4096, "queueMessages", 1..=1_000_000;
+    }
+}
+
+section! {
+    /// Membership.
+    Membership {
+        /// A new node becomes a voter by itself once it has caught up. Default true.
+        auto_join: bool = true, "autoJoin";
+    }
+}
+
+section! {
+    /// Client connections.
+    Gateway {
+        /// Sub reactors; 0 or not set: max(1, cores / 2).
+        sub_reactors: u16 = 0, "subReactors", 0..=256;
+    }
+}
+
+named! {
+    /// PROXY protocol on the client ports.
+    ProxyMode {
+        /// Taken when it comes from a trusted address.
+        #[default]
+        Auto = "auto",
+        /// Never expected.
+        Off = "off",
+        /// Connections without it are closed.
+        Required = "required",
+    }
+}
+
+section! {
+    /// PROXY protocol on the client ports.
+    ProxyProtocol {
+        /// Default auto.
+        mode: ProxyMode = ProxyMode::Auto, "mode";
+        /// Addresses or networks (CIDR) that may send it. Default: none.
+        trusted: Vec<String> = Vec::new(), "trusted";
+    }
+}
+
+section! {
+    /// Bounds of client connections.
+    Limits {
+        /// From accept to a CONNECT. Default 10s.
+        handshake_timeout: Duration = s(10), "handshakeTimeout", ms(100)..=s(120);
+        /// Largest frame. Default 1MB.
+        frame_bytes: ByteSize = ByteSize::mib(1), "frameBytes", ByteSize::kib(1)..=ByteSize::mib(1);
+        /// SENDs of a connection without answer. Default 64.
+        frames_unsettled: u32 = 64, "framesUnsettled", 1..=4096;
+        /// Their bytes. Default 256KB.
+        bytes_unsettled: ByteSize = ByteSize::kib(256), "bytesUnsettled", ByteSize::kib(1)..=ByteSize::mib(16);
+        /// Parsed ahead while SENDs wait. Default 1MB.
+        parse_ahead_bytes: ByteSize = ByteSize::mib(1), "parseAheadBytes", ByteSize::kib(1)..=ByteSize::mib(64);
+        /// Waiting for one connection's socket; above: closed. Default 8MB.
+        outbound_bytes: ByteSize = ByteSize::mib(8), "outboundBytes", ByteSize::kib(64)..=ByteSize::gib(1);
+        /// The same for all connections of a gateway. Default 256MB.
+        outbound_total_bytes: ByteSize = ByteSize::mib(256), "outboundTotalBytes", ByteSize::mib(1)..=ByteSize::gib(64);
+        /// Connections from one address; 0: no bound.
+        connections_per_address: u32 = 0, "connectionsPerAddress";
+    }
+}
+
+section! {
+    /// Sizes of the worker pools.
+    Workers {
+        /// Default 1.
+        user: u16 = 1, "user", 1..=64;
+        /// Default 1.
+        channel: u16 = 1, "channel", 1..=64;
+        /// Default 1.
+        push: u16 = 1, "push", 1..=64;
+    }
+}
+
+section! {
+    /// Supervisor.
+    Supervisor {
+        /// Base of the runtime folder; empty: see [`crate::runtime_dir`].
+        runtime_dir: String = String::new(), "runtimeDir";
+        /// From spawn to ready. Default 60s.
+        start_timeout: Duration = s(60), "startTimeout", ms(100)..=h(1);
+        /// Whole stop. Default 75s.
+        stop_timeout: Duration = s(75), "stopTimeout", ms(100)..=h(1);
+        /// Attempts after a failed start. Default 0.
+        start_retries: u16 = 0, "startRetries", 0..=100;
+    }
+    sections {
+        /// Per daemon, `supervisor.daemons.<name>.*`.
+        daemons: Daemons = "daemons";
+    }
+}
+
+section! {
+    /// Settings of each daemon.
+    Daemons {}
+    sections {
+        /// Cluster.
+        cluster: DaemonPolicy = "cluster";
+        /// Gateway.
+        gateway: DaemonPolicy = "gateway";
+        /// Api.
+        api: DaemonPolicy = "api";
+        /// User workers.
+        worker_user: DaemonPolicy = "worker.user";
+        /// Channel workers.
+        worker_channel: DaemonPolicy = "worker.channel";
+        /// Push workers.
+        worker_push: DaemonPolicy = "worker.push";
+        /// Plugin host.
+        plugin_host: DaemonPolicy = "plugin-host";
+    }
+}
+
+section! {
+    /// Settings of one daemon; not set: the supervisor's default.
+    DaemonPolicy {
+        /// Default always.
+        restart: Restart = Restart::Always, "restart";
+        /// From spawn to ready; not set: `supervisor.startTimeout`.
+        start_timeout: Option<Duration> = None, "startTimeout";
+        /// From TERM to the end; not set: 10s (30s cluster, 45s gateway).
+        stop_timeout: Option<Duration> = None, "stopTimeout";
+        /// Restarts before it is given up; 0: never given up.
+        max_restarts: u32 = 0, "maxRestarts";
+        /// Memory limit of the daemon's cgroup; not set: none.
+        memory_max: Option<ByteSize> = None, "memoryMax";
+    }
+}
+
+section! {
+    /// API of the load generator.
+    BenchApi {
+        /// Default false.
+        on: bool = false, "on";
+        /// Required header when set.
+        token: Secret = Secret::default(), "token";
+    }
+}
+
+impl Daemons {
+    /// Settings of a daemon.
+    #[must_use]
+    pub fn of(&self, daemon: wk_types::Daemon) -> &DaemonPolicy {
+        use wk_types::{Daemon, Pool};
+        match daemon {
+            Daemon::Cluster => &self.cluster,
+            Daemon::Gateway => &self.gateway,
+            Daemon::Api => &self.api,
+            Daemon::Worker(Pool::User) => &self.worker_user,
+            Daemon::Worker(Pool::Channel) => &self.worker_channel,
+            Daemon::Worker(Pool::Push) => &self.worker_push,
+            Daemon::PluginHost => &self.plugin_host,
+        }
+    }
+}

@@ -1,8 +1,8 @@
 //! Notifications to clients (§14.5). Each function appends one JSON object, which never has an `id`.
 
+use super::Dialect;
 use super::results::header;
 use super::write::{self, Writer};
-use super::Dialect;
 use crate::{Disconnect, Event, RecvRef, Setting};
 
 /// A message. `x.payload` is clear; `x.msg_key` is not used. `header` is always there: some SDKs require it.

@@ -114,6 +114,10 @@ fn read(method: &str, envelope: &Object<'_>, has_id: bool) -> Result<(Method, Di
         Ok((method, dialect))
     };
     match method {
+        // A farewell needs no words.
+        "disconnect" if envelope.get("params").is_none() => {
+            Ok((Method::Disconnect(Disconnect { reason: wk_types::Reason::UNKNOWN, text: String::new() }), Dialect::Camel))
+        }
         "connect" => with(&|o| params::connect(o).map(Method::Connect)),
         "send" => with(&|o| params::send(o).map(Method::Send)),
         "recvack" => with(&|o| params::recvack(o).map(Method::Recvack)),

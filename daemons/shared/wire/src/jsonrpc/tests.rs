@@ -63,7 +63,11 @@ fn refuses_with_the_right_code() {
 
 #[test]
 fn deep_nesting_is_refused_not_followed() {
-    let deep = format!(r#"{{"method":"send","id":1,"params":{{"channelId":"a","channelType":1,"payload":{}1{}}}}}"#, "[".repeat(200_000), "]".repeat(200_000));
+    let deep = format!(
+        r#"{{"method":"send","id":1,"params":{{"channelId":"a","channelType":1,"payload":{}1{}}}}}"#,
+        "[".repeat(200_000),
+        "]".repeat(200_000)
+    );
     assert!(parse(deep.as_bytes()).is_err());
     let deep = deep.replace('[', "{\"a\":").replace(']', "}");
     assert!(parse(deep.as_bytes()).is_ok(), "an object payload is opaque");

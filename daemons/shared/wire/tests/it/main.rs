@@ -1,0 +1,10 @@
+//! The public API against the vectors of the specification, and against bytes that nobody would send on purpose.
+
+mod batches;
+mod corpus;
+mod crypto;
+mod fixture;
+mod frames;
+mod json;
+mod malformed;
+mod round_trip;

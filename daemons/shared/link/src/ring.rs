@@ -1,0 +1,387 @@
+//! The sending end of a link as a pure state machine: which items are owed to a slot, which of them are under way, what to send next.
+//!
+//! An entry's life: *waiting* (position at or above `next`), *sent*, *received* (in the receiver's hands), *done* (settled, or received where
+//! receipt is enough). Done entries at the front are dropped.
+//!
+//! INVARIANT: `base <= received + 1 <= next <= base + entries.len()` for the stream in use, see [`Ring::check`].
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use wk_types::Bucket;
+use wk_types::limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, BATCHES_IN_FLIGHT};
+
+use crate::item::Kind;
+
+/// Position of an item on a link, from 1, never used twice by one sender incarnation. 0: outside the ring (a preamble).
+pub type Position = u64;
+
+/// When an item is done and forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// As soon as it is in the receiver's hands: its loss with the receiver costs little.
+    UntilReceived,
+    /// Only when its outcome would survive the receiver's death.
+    UntilSettled,
+}
+
+/// Receivers that may die while they hold an item before it is refused (architecture §4a).
+pub const DEATHS_MAX: u8 = 2;
+
+/// Bytes of an item's head in a batch: length, kind, flags, bucket, gap.
+const ITEM_HEAD_BYTES: usize = 4 + 1 + 1 + 2 + 2;
+/// Flag: a receiver may have seen this item before.
+pub(crate) const FLAG_REPLAY: u8 = 1;
+/// Kind number of a gap: no item, `gap` more positions to skip.
+pub(crate) const KIND_GAP: u8 = 0;
+
+/// What the owner hears of when an entry is done.
+#[derive(Debug)]
+pub enum Then {
+    /// Nothing.
+    Silence,
+    /// This token, never 0.
+    Token(u64),
+    /// A waiting task.
+    Waiter(tokio::sync::oneshot::Sender<()>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    kind: Kind,
+    bucket: Bucket,
+    keep: Keep,
+    /// Receivers that died holding it.
+    deaths: u8,
+    done: bool,
+    body: Bytes,
+    then: Then,
+}
+
+/// A batch ready for the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Position of the first item.
+    pub first: Position,
+    /// Items, gaps not counted.
+    pub count: u32,
+    /// Their frames.
+    pub items: Bytes,
+}
+
+/// An item that two receivers died of.
+#[derive(Debug)]
+pub struct PoisonedItem {
+    /// What it is.
+    pub kind: Kind,
+    /// Its bucket.
+    pub bucket: Bucket,
+    /// Its body.
+    pub body: Bytes,
+    /// The owner's token, 0 without.
+    pub token: u64,
+}
+
+/// Items owed to one slot.
+#[derive(Debug)]
+pub struct Ring {
+    entries: VecDeque<Entry>,
+    /// Position of `entries[0]`.
+    base: Position,
+    /// Next position to send on the current stream.
+    next: Position,
+    /// Everything up to here was sent at least once in some stream.
+    sent_ever: Position,
+    /// Confirmed by the current receiver incarnation.
+    received: Position,
+    /// Last positions of the batches under way.
+    in_flight: VecDeque<Position>,
+    /// Everything up to here is suspect: a receiver died with it unsettled, so it goes one at a time.
+    suspect_to: Position,
+    bytes: usize,
+    unsettled: u64,
+    window: Window,
+}
+
+/// Credit of a link: how much may be under way to the receiver, not yet received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Batches, at least 1.
+    pub batches: usize,
+    /// Items in a batch, at least 1.
+    pub items: usize,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { batches: BATCHES_IN_FLIGHT, items: BATCH_ITEMS_MAX }
+    }
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self::new(Window::default())
+    }
+}
+
+impl Ring {
+    /// An empty ring.
+    #[must_use]
+    pub fn new(window: Window) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            base: 1,
+            next: 1,
+            sent_ever: 0,
+            received: 0,
+            in_flight: VecDeque::new(),
+            suspect_to: 0,
+            bytes: 0,
+            unsettled: 0,
+            window,
+        }
+    }
+
+    /// Appends an item and returns its position.
+    pub fn push(&mut self, kind: Kind, bucket: Bucket, body: Bytes, keep: Keep, then: Then) -> Position {
+        self.bytes += body.len();
+        self.unsettled += u64::from(keep == Keep::UntilSettled);
+        self.entries.push_back(Entry { kind, bucket, keep, deaths: 0, done: false, body, then });
+        self.end() - 1
+    }
+
+    /// First position that was never used.
+    fn end(&self) -> Position {
+        self.base + self.entries.len() as u64
+    }
+
+    /// Bytes of the bodies held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Entries held, done ones behind an undone one included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when nothing is owed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Items that wait for settlement.
+    #[must_use]
+    pub fn unsettled(&self) -> u64 {
+        self.unsettled
+    }
+
+    /// Items that the present receiver has confirmed and not settled.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        let count = usize::try_from((self.received + 1).saturating_sub(self.base)).unwrap_or(usize::MAX);
+        self.entries.iter().take(count).filter(|e| !e.done).count() as u64
+    }
+
+    /// Lowest position still held: everything below is done.
+    #[must_use]
+    pub fn first(&self) -> Position {
+        self.base
+    }
+
+    /// A stream to the receiver is up. `received` is what this receiver incarnation has of us; `fresh` says that it is a new incarnation, so
+    /// whatever the old one held without settling goes again. Items that have met too many deaths leave the ring and are returned.
+    pub fn on_stream(&mut self, received: Position, fresh: bool) -> Vec<PoisonedItem> {
+        self.in_flight.clear();
+        let mut poisoned = Vec::new();
+        if fresh {
+            let held = self.received.min(self.end().saturating_sub(1));
+            for position in self.base..=held {
+                if let Some(item) = self.count_death(position) {
+                    poisoned.push(item);
+                }
+            }
+            if held >= self.base {
+                self.suspect_to = self.suspect_to.max(held);
+            }
+            self.received = self.base - 1;
+            self.next = self.base;
+        } else {
+            let received = received.min(self.sent_ever).max(self.base - 1);
+            self.received = received;
+            self.next = received + 1;
+        }
+        self.drop_done();
+        self.check();
+        poisoned
+    }
+
+    /// Counts a receiver's death for an undone entry; takes the entry out when it was one too many.
+    fn count_death(&mut self, position: Position) -> Option<PoisonedItem> {
+        let entry = self.entry(position)?;
+        if entry.done {
+            return None;
+        }
+        entry.deaths += 1;
+        if entry.deaths < DEATHS_MAX {
+            return None;
+        }
+        let (kind, bucket, body) = (entry.kind, entry.bucket, entry.body.clone());
+        let token = match entry.then {
+            Then::Token(token) => token,
+            Then::Silence | Then::Waiter(_) => 0,
+        };
+        self.finish(position);
+        Some(PoisonedItem { kind, bucket, body, token })
+    }
+
+    fn entry(&mut self, position: Position) -> Option<&mut Entry> {
+        let index = usize::try_from(position.checked_sub(self.base)?).ok()?;
+        self.entries.get_mut(index)
+    }
+
+    /// The next batch, when fewer than two are under way and something waits. Suspects go alone, each after the one before it is settled.
+    pub fn next_batch(&mut self) -> Option<Batch> {
+        if self.in_flight.len() >= self.window.batches {
+            return None;
+        }
+        while self.next < self.end() && self.entry(self.next).is_some_and(|e| e.done) {
+            self.next += 1;
+        }
+        let first = self.next;
+        if first >= self.end() {
+            return None;
+        }
+        let alone = first <= self.suspect_to;
+        if self.base <= self.suspect_to && self.suspect_is_out(first) {
+            return None;
+        }
+        let mut items = BytesMut::new();
+        let mut count: u32 = 0;
+        let mut position = first;
+        while position < self.end() && (count as usize) < self.window.items && items.len() < BATCH_BYTES_MAX {
+            let replay = position <= self.sent_ever;
+            let Some(entry) = self.entry(position) else { break };
+            if entry.done {
+                put_gap(&mut items);
+            } else {
+                if count > 0 && items.len() + entry.body.len() > BATCH_BYTES_MAX {
+                    break;
+                }
+                put_item(&mut items, entry.kind as u8, if replay { FLAG_REPLAY } else { 0 }, entry.bucket, &entry.body);
+                count += 1;
+            }
+            position += 1;
+            if alone {
+                break;
+            }
+        }
+        let last = position - 1;
+        self.next = position;
+        self.sent_ever = self.sent_ever.max(last);
+        self.in_flight.push_back(last);
+        self.check();
+        Some(Batch { first, count, items: items.freeze() })
+    }
+
+    /// True when a suspect before `position` was sent to this receiver and is not settled yet.
+    fn suspect_is_out(&mut self, position: Position) -> bool {
+        (self.base..position).any(|p| self.entry(p).is_some_and(|e| !e.done))
+    }
+
+    /// The receiver's report. `done` gets what the owner must hear.
+    pub fn on_report(&mut self, received: Position, settled: &[(Position, u64)], done: &mut Vec<Then>) {
+        let received = received.min(self.next.saturating_sub(1));
+        for position in self.received.max(self.base - 1) + 1..=received {
+            if self.entry(position).is_some_and(|e| !e.done && e.keep == Keep::UntilReceived) {
+                done.push(self.finish(position));
+            }
+        }
+        self.received = self.received.max(received);
+        while self.in_flight.front().is_some_and(|&last| last <= self.received) {
+            self.in_flight.pop_front();
+        }
+        for &(first, count) in settled {
+            let last = first.saturating_add(count).min(self.end());
+            for position in first.max(self.base)..last {
+                if self.entry(position).is_some_and(|e| !e.done) {
+                    done.push(self.finish(position));
+                }
+            }
+        }
+        self.drop_done();
+        self.check();
+    }
+
+    /// The owner settles an item itself; true when it was still owed.
+    pub fn settle(&mut self, position: Position) -> bool {
+        let owed = self.entry(position).is_some_and(|e| !e.done);
+        if owed {
+            self.finish(position);
+            self.drop_done();
+        }
+        owed
+    }
+
+    /// Marks an entry done, frees its body and hands out what its owner waits for.
+    fn finish(&mut self, position: Position) -> Then {
+        let Some(entry) = self.entry(position) else { return Then::Silence };
+        entry.done = true;
+        let body = std::mem::take(&mut entry.body);
+        let then = std::mem::replace(&mut entry.then, Then::Silence);
+        let kept = u64::from(entry.keep == Keep::UntilSettled);
+        self.bytes -= body.len();
+        self.unsettled -= kept;
+        then
+    }
+
+    fn drop_done(&mut self) {
+        while self.entries.front().is_some_and(|e| e.done) {
+            self.entries.pop_front();
+            self.base += 1;
+        }
+        self.next = self.next.max(self.base);
+        self.received = self.received.max(self.base - 1);
+    }
+
+    /// Asserts the invariants; cheap, run after each step in debug builds.
+    fn check(&self) {
+        debug_assert!(self.base <= self.received + 1, "received points before the ring");
+        debug_assert!(self.received < self.next, "received more than was sent");
+        debug_assert!(self.next <= self.end(), "sent more than was pushed");
+    }
+}
+
+/// Appends one item frame: `u32` body length, kind, flags, bucket, `u16` gap (0), body.
+pub(crate) fn put_item(out: &mut BytesMut, kind: u8, flags: u8, bucket: Bucket, body: &[u8]) {
+    out.reserve(ITEM_HEAD_BYTES + body.len());
+    out.put_u32_le(u32::try_from(body.len()).unwrap_or(u32::MAX));
+    out.put_u8(kind);
+    out.put_u8(flags);
+    out.put_u16_le(bucket.index());
+    out.put_u16_le(0);
+    out.put_slice(body);
+}
+
+/// Appends a gap of one position, or widens the gap that ends the batch.
+fn put_gap(out: &mut BytesMut) {
+    let len = out.len();
+    // The tail of a gap frame is its u16 count; a gap frame starts with length 0 and kind 0, which no item has.
+    if let Some(tail) = len.checked_sub(ITEM_HEAD_BYTES).and_then(|at| out.get_mut(at..))
+        && let Some((head, count)) = tail.split_last_chunk_mut::<2>()
+        && head == [0; ITEM_HEAD_BYTES - 2]
+        && *count != [0, 0]
+        && u16::from_le_bytes(*count) < u16::MAX
+    {
+        *count = (u16::from_le_bytes(*count) + 1).to_le_bytes();
+        return;
+    }
+    out.put_slice(&[0; ITEM_HEAD_BYTES - 2]);
+    out.put_u16_le(1);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! Both ends driven against each other: deaths, broken streams, lost reports.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::inbox::Inbox;
+
+fn bucket() -> Bucket {
+    Bucket::from_index(5).expect("in range")
+}
+
+fn push(ring: &mut Ring, n: u8, keep: Keep) -> Position {
+    ring.push(Kind::Send, bucket(), Bytes::copy_from_slice(&[n]), keep, Then::Token(u64::from(n) + 1))
+}
+
+fn pump(ring: &mut Ring, inbox: &mut Inbox) -> Vec<u8> {
+    let mut got = Vec::new();
+    while let Some(batch) = ring.next_batch() {
+        for item in inbox.on_batch(batch.first, &batch.items).expect("own bytes") {
+            got.push(item.body[0]);
+        }
+        let mut done = Vec::new();
+        if let Some((received, settled)) = inbox.take_report() {
+            ring.on_report(received, &settled, &mut done);
+        }
+    }
+    got
+}
+
+#[test]
+fn receipt_is_enough_for_soft_items_only() {
+    let (mut ring, mut inbox) = (Ring::default(), Inbox::default());
+    push(&mut ring, 0, Keep::UntilReceived);
+    let kept = push(&mut ring, 1, Keep::UntilSettled);
+    assert_eq!(pump(&mut ring, &mut inbox), [0, 1]);
+    assert_eq!((ring.len(), ring.unsettled()), (1, 1));
+    inbox.settle(kept);
+    let (received, settled) = inbox.take_report().expect("something to say");
+    ring.on_report(received, &settled, &mut Vec::new());
+    assert!(ring.is_empty());
+}
+
+#[test]
+fn a_new_receiver_gets_what_is_unsettled_in_order_and_one_at_a_time() {
+    let (mut ring, mut inbox) = (Ring::default(), Inbox::default());
+    for n in 0..4 {
+        push(&mut ring, n, Keep::UntilSettled);
+    }
+    pump(&mut ring, &mut inbox);
+    inbox.settle(2);
+    let (received, settled) = inbox.take_report().expect("something to say");
+    ring.on_report(received, &settled, &mut Vec::new());
+    push(&mut ring, 4, Keep::UntilSettled);
+
+    let mut second = Inbox::default();
+    assert!(ring.on_stream(0, true).is_empty());
+    let mut got = Vec::new();
+    for _ in 0..4 {
+        let items = {
+            let mut taken = Vec::new();
+            while let Some(batch) = ring.next_batch() {
+                taken.extend(second.on_batch(batch.first, &batch.items).expect("own bytes"));
+            }
+            taken
+        };
+        assert_eq!(items.len(), 1, "suspects travel alone");
+        assert_eq!(items[0].replay, items[0].body[0] != 4);
+        got.push(items[0].body[0]);
+        second.settle(items[0].position);
+        let (received, settled) = second.take_report().expect("something to say");
+        ring.on_report(received, &settled, &mut Vec::new());
+    }
+    assert_eq!(got, [0, 2, 3, 4]);
+    assert!(ring.is_empty());
+}
+
+#[test]
+fn the_second_death_poisons_only_what_was_held() {
+    let (mut ring, mut inbox) = (Ring::default(), Inbox::default());
+    push(&mut ring, 0, Keep::UntilSettled);
+    push(&mut ring, 1, Keep::UntilSettled);
+    pump(&mut ring, &mut inbox);
+    assert!(ring.on_stream(0, true).is_empty());
+    let mut second = Inbox::default();
+    assert_eq!(pump(&mut ring, &mut second), [0], "only the first suspect is out");
+    let poisoned = ring.on_stream(0, true);
+    assert_eq!(poisoned.iter().map(|p| (p.body[0], p.token)).collect::<Vec<_>>(), [(0, 1)]);
+    let mut third = Inbox::default();
+    assert_eq!(pump(&mut ring, &mut third), [1]);
+}
+
+#[test]
+fn a_lost_report_is_told_again() {
+    let (mut ring, mut inbox) = (Ring::default(), Inbox::default());
+    push(&mut ring, 0, Keep::UntilSettled);
+    push(&mut ring, 1, Keep::UntilSettled);
+    pump(&mut ring, &mut inbox);
+    inbox.settle(1);
+    let lost = inbox.take_report();
+    assert!(lost.is_some());
+    inbox.on_hello(ring.first());
+    ring.on_stream(inbox.received(), false);
+    let (received, settled) = inbox.take_report().expect("told again");
+    ring.on_report(received, &settled, &mut Vec::new());
+    assert_eq!((ring.first(), ring.len()), (2, 1));
+    assert!(ring.next_batch().is_none(), "nothing is sent twice to the same receiver");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push(bool),
+    SettleOldest,
+    SettleNewest,
+    SettleLocally,
+    Report,
+    BreakStream,
+    Death,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => any::<bool>().prop_map(Step::Push),
+        3 => Just(Step::SettleOldest),
+        3 => Just(Step::SettleNewest),
+        1 => Just(Step::SettleLocally),
+        4 => Just(Step::Report),
+        1 => Just(Step::BreakStream),
+        1 => Just(Step::Death),
+    ];
+    proptest::collection::vec(step, 1..200)
+}
+
+proptest! {
+    /// Whatever breaks: each kept item is settled by somebody or poisoned, none is handed twice to one life, and each life sees ascending order.
+    #[test]
+    fn nothing_is_lost_and_order_is_kept(steps in steps()) {
+        let mut ring = Ring::default();
+        let mut inbox = Inbox::default();
+        let mut held: Vec<Position> = Vec::new();
+        let mut pushed = 0_u64;
+        let mut told = 0_u64;
+        let mut finished = 0_u64;
+        let mut last_seen = 0;
+        let report = |ring: &mut Ring, inbox: &mut Inbox, told: &mut u64| {
+            if let Some((received, settled)) = inbox.take_report() {
+                let mut done = Vec::new();
+                ring.on_report(received, &settled, &mut done);
+                *told += done.len() as u64;
+            }
+        };
+        for step in steps {
+            match step {
+                Step::Push(kept) => {
+                    pushed += 1;
+                    push(&mut ring, 0, if kept { Keep::UntilSettled } else { Keep::UntilReceived });
+                }
+                Step::SettleOldest => if !held.is_empty() { inbox.settle(held.remove(0)) },
+                Step::SettleNewest => if let Some(p) = held.pop() { inbox.settle(p) },
+                Step::SettleLocally => if ring.settle(ring.first()) { finished += 1 },
+                Step::Report => report(&mut ring, &mut inbox, &mut told),
+                Step::BreakStream => {
+                    inbox.on_hello(ring.first());
+                    ring.on_stream(inbox.received(), false);
+                }
+                Step::Death => {
+                    inbox = Inbox::default();
+                    held.clear();
+                    last_seen = 0;
+                    finished += ring.on_stream(0, true).len() as u64;
+                }
+            }
+            while let Some(batch) = ring.next_batch() {
+                for item in inbox.on_batch(batch.first, &batch.items).expect("own bytes") {
+                    prop_assert!(item.position > last_seen);
+                    last_seen = item.position;
+                    held.push(item.position);
+                }
+            }
+        }
+        // In the end everything is settled by a receiver that lives on.
+        for _ in 0..pushed * 2 + 4 {
+            report(&mut ring, &mut inbox, &mut told);
+            for p in held.drain(..) { inbox.settle(p); }
+            report(&mut ring, &mut inbox, &mut told);
+            while let Some(batch) = ring.next_batch() {
+                held.extend(inbox.on_batch(batch.first, &batch.items).expect("own bytes").iter().map(|i| i.position));
+            }
+        }
+        prop_assert!(ring.is_empty());
+        prop_assert_eq!((ring.bytes(), ring.unsettled()), (0, 0));
+        prop_assert_eq!(told + finished, pushed);
+    }
+
+    #[test]
+    fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), first in 0_u64..9) {
+        drop(Inbox::default().on_batch(first, &Bytes::from(bytes)));
+    }
+}

@@ -131,7 +131,8 @@ fn refuses_unusable_client_keys() {
     for bad in ["***", &b64(&[7; 31]), &b64(&[0; 32])] {
         assert_eq!(accept(bad).unwrap_err(), KeyError::Bad, "{bad}");
     }
-    let accepted = accept(&format!("{}\r\n{}", &good[..20], &good[20..])).unwrap();
+    let (start, end) = good.split_at(20);
+    let accepted = accept(&format!("{start}\r\n{end}")).unwrap();
     assert_eq!(accepted.salt.as_str().len(), 16);
     assert!(accepted.salt.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric()));
     assert_eq!(accepted.server_key.len(), 44);
@@ -173,7 +174,7 @@ fn message_keys_compare_as_a_whole() {
     let key = keys.recv_key(&recv);
     assert!(key.matches(key.as_str()));
     assert!(!key.matches(""));
-    assert!(!key.matches(&key.as_str()[1..]));
+    assert!(!key.matches(key.as_str().split_at(1).1));
     assert!(!key.matches(&key.as_str().to_uppercase()));
 }
 

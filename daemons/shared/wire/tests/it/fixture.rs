@@ -50,7 +50,8 @@ pub(crate) fn number<T: TryFrom<i128>>(value: &Value, key: &str) -> T {
 }
 
 pub(crate) fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
 pub(crate) fn to_hex(bytes: &[u8]) -> String {

@@ -55,8 +55,8 @@ fn requests_end_as_specified() {
     for vector in list(&vectors(), "json_rpc").iter().filter(|vector| vector["dir"] == "c2s") {
         let (id, ours) = (text(vector, "id"), text(vector, "ours"));
         let result = parse(text(vector, "text").as_bytes());
-        if let Some(at) = ours.find("error -") {
-            let code: i32 = ours[at + 6..at + 12].parse().unwrap();
+        if let Some((_, digits)) = ours.split_once("error -") {
+            let code = -digits.split_at(5).0.parse::<i32>().unwrap();
             let error = result.unwrap_err();
             assert_eq!(error.code.code(), code, "{id}");
             let has_id = ![ErrorCode::Parse, ErrorCode::InvalidRequest].contains(&error.code)

@@ -1,0 +1,117 @@
+//! The health service: a fixed set of names, all known before the first request.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::Health;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+/// May receive work.
+pub(crate) const READY: &str = "wk.ready";
+/// Answered by the executor that does the work.
+pub(crate) const LIVE: &str = "wk.live";
+/// Serving while something is in flight.
+pub(crate) const DRAIN: &str = "wk.drain";
+/// Whole server, for outside tools; same as [`READY`].
+const WHOLE: &str = "";
+
+/// All names with their state.
+#[derive(Debug)]
+pub(crate) struct Board {
+    names: BTreeMap<String, watch::Sender<bool>>,
+}
+
+impl Board {
+    /// Registers the common names and `components`, all not serving except "live".
+    pub(crate) fn new(components: &[&str]) -> Self {
+        let common = [WHOLE, READY, LIVE, DRAIN];
+        let names = common.iter().chain(components).map(|n| ((*n).to_owned(), watch::channel(*n == LIVE).0)).collect();
+        Self { names }
+    }
+
+    /// Sets a name's state; watchers hear only of changes.
+    pub(crate) fn set(&self, name: &str, serving: bool) {
+        if let Some(state) = self.names.get(name) {
+            state.send_if_modified(|s| std::mem::replace(s, serving) != serving);
+        }
+        if name == READY {
+            self.set(WHOLE, serving);
+        }
+    }
+
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// (name, serving) of the daemon's own components.
+    pub(crate) fn components(&self) -> Vec<(String, bool)> {
+        let own = |n: &str| ![WHOLE, READY, LIVE, DRAIN].contains(&n);
+        self.names.iter().filter(|(n, _)| own(n)).map(|(n, s)| (n.clone(), *s.borrow())).collect()
+    }
+
+    /// Ends every watch: the server would wait for them.
+    fn get(&self, name: &str) -> Option<watch::Receiver<bool>> {
+        self.names.get(name).map(watch::Sender::subscribe)
+    }
+}
+
+/// A named part of the daemon, shown by `wkctl status --deep`. Starts as not serving.
+#[derive(Clone)]
+pub struct Component {
+    board: Arc<Board>,
+    name: Arc<str>,
+}
+
+impl fmt::Debug for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Component({})", self.name)
+    }
+}
+
+impl Component {
+    pub(crate) fn new(board: Arc<Board>, name: &str) -> Self {
+        Self { board, name: name.into() }
+    }
+
+    /// It works.
+    pub fn serving(&self) {
+        tracing::info!(component = &*self.name, "component serving");
+        self.board.set(&self.name, true);
+    }
+
+    /// It does not work (yet, or any more).
+    pub fn not_serving(&self) {
+        self.board.set(&self.name, false);
+    }
+}
+
+/// gRPC side of the board.
+pub(crate) struct HealthService(pub(crate) Arc<Board>);
+
+fn answer(serving: bool) -> HealthCheckResponse {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl Health for HealthService {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let state = self.0.get(&request.get_ref().service).ok_or_else(|| Status::not_found("unknown health name"))?;
+        let serving = *state.borrow();
+        Ok(Response::new(answer(serving)))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let state = self.0.get(&request.get_ref().service).ok_or_else(|| Status::not_found("unknown health name"))?;
+        Ok(Response::new(Box::pin(WatchStream::new(state).map(|s| Ok(answer(s))))))
+    }
+}

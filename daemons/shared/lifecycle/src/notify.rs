@@ -1,0 +1,46 @@
+//! Messages to systemd, when it is the one that started us.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use wk_config::Env;
+
+/// Says what systemd wants to hear; does nothing under the supervisor or when nobody listens.
+#[derive(Debug, Clone)]
+pub(crate) struct Notifier {
+    on: bool,
+}
+
+impl Notifier {
+    pub(crate) fn new(env: &Env, supervised: bool) -> Self {
+        Self { on: !supervised && env.get("NOTIFY_SOCKET").is_some() }
+    }
+
+    pub(crate) fn ready(&self) {
+        self.send(&NotifyState::Ready);
+    }
+
+    pub(crate) fn stopping(&self) {
+        self.send(&NotifyState::Stopping);
+    }
+
+    /// Sends keep-alives for ever, at a third of the interval systemd asked for; pends when it asked for none.
+    pub(crate) async fn watchdog(self) {
+        let Some(every) = sd_notify::watchdog_enabled().filter(|d| self.on && *d > Duration::ZERO) else {
+            return std::future::pending().await;
+        };
+        let mut tick = tokio::time::interval(every / 3);
+        loop {
+            tick.tick().await;
+            self.send(&NotifyState::Watchdog);
+        }
+    }
+
+    fn send(&self, state: &NotifyState<'_>) {
+        if self.on
+            && let Err(err) = sd_notify::notify(std::slice::from_ref(state))
+        {
+            tracing::warn!(%err, "notify systemd");
+        }
+    }
+}

@@ -24,7 +24,7 @@ pub(crate) type Entries = BTreeMap<String, Entry>;
 
 /// Reads a file's text. Sections without values are left out; `null` is "not set".
 pub(crate) fn parse(name: &str, text: &str) -> (Entries, Vec<Problem>) {
-    let mut reader = Reader { name, entries: Entries::new(), problems: Vec::new() };
+    let mut reader = Reader { name, text, entries: Entries::new(), problems: Vec::new() };
     if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
         return (reader.entries, reader.problems);
     }
@@ -46,27 +46,54 @@ pub(crate) fn parse(name: &str, text: &str) -> (Entries, Vec<Problem>) {
 
 struct Reader<'a> {
     name: &'a str,
+    /// The whole file: scalars are taken from it as they were typed.
+    text: &'a str,
     entries: Entries,
     problems: Vec<Problem>,
 }
 
 impl Reader<'_> {
-    fn section(&mut self, prefix: &str, pairs: Vec<(Spanned<Key>, Spanned<Node>)>) {
+    fn section(&mut self, prefix: &str, pairs: Vec<(Spanned<Node>, Spanned<Node>)>) {
         for (key, node) in pairs {
             let line = key.referenced.line();
-            let path = if prefix.is_empty() { key.value.0 } else { format!("{prefix}.{}", key.value.0) };
-            match node.value {
+            let Some(word) = self.scalar(&key) else {
+                self.problem(prefix, "a list or section", "one word as a key", line);
+                continue;
+            };
+            let path = if prefix.is_empty() { word } else { format!("{prefix}.{word}") };
+            match &node.value {
                 Node::Null => {}
-                Node::Map(pairs) => self.section(&path, pairs),
-                Node::Text(text) => self.entry(path, Raw::Text(text), line),
-                Node::List(nodes) => {
-                    let items: Option<Vec<String>> = nodes.into_iter().map(Node::into_text).collect();
-                    match items {
-                        Some(items) => self.entry(path, Raw::List(items), line),
-                        None => self.problem(&path, "a nested list", "a list of plain values", line),
+                Node::Text(_) | Node::Typed(_) => {
+                    let text = self.scalar(&node).unwrap_or_default();
+                    self.entry(path, Raw::Text(text), line);
+                }
+                Node::List(nodes) => match nodes.iter().map(|n| self.scalar(n)).collect() {
+                    Some(items) => self.entry(path, Raw::List(items), line),
+                    None => self.problem(&path, "a nested list", "a list of plain values", line),
+                },
+                Node::Map(_) => {
+                    if let Node::Map(pairs) = node.value {
+                        self.section(&path, pairs);
                     }
                 }
             }
+        }
+    }
+
+    /// Text of a scalar as it was typed: `on`, `0755` and `1e3` are not to become `true`, 493 and 1000.
+    fn scalar(&self, node: &Spanned<Node>) -> Option<String> {
+        match &node.value {
+            Node::Text(text) => Some(text.clone()),
+            Node::Typed(text) => {
+                let span = node.referenced.span();
+                let typed = || {
+                    let start = usize::try_from(span.byte_offset()?).ok()?;
+                    let end = start.checked_add(usize::try_from(span.byte_len()?).ok()?)?;
+                    self.text.get(start..end).map(str::trim).filter(|t| !t.is_empty())
+                };
+                Some(typed().unwrap_or(text).to_owned())
+            }
+            _ => None,
         }
     }
 
@@ -91,35 +118,15 @@ impl Reader<'_> {
     }
 }
 
-/// A key: any scalar, as text.
-#[derive(Debug)]
-struct Key(String);
-
-/// A value of the file; scalars stay text.
+/// A value of the file.
 #[derive(Debug)]
 enum Node {
     Null,
     Text(String),
-    List(Vec<Node>),
-    Map(Vec<(Spanned<Key>, Spanned<Node>)>),
-}
-
-impl Node {
-    fn into_text(self) -> Option<String> {
-        match self {
-            Self::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_any(NodeVisitor)? {
-            Node::Text(text) => Ok(Self(text)),
-            _ => Err(serde::de::Error::custom("a key must be one word")),
-        }
-    }
+    /// A scalar that the parser gave a type.
+    Typed(String),
+    List(Vec<Spanned<Node>>),
+    Map(Vec<(Spanned<Node>, Spanned<Node>)>),
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -133,7 +140,7 @@ struct NodeVisitor;
 macro_rules! scalars {
     ($($name:ident: $ty:ty),*) => {$(
         fn $name<E>(self, v: $ty) -> Result<Node, E> {
-            Ok(Node::Text(v.to_string()))
+            Ok(Node::Typed(v.to_string()))
         }
     )*};
 }

@@ -115,6 +115,18 @@ fn json_round_trip_keeps_everything_and_entries_hide_secrets() {
 }
 
 #[test]
+fn scalars_are_taken_as_typed() {
+    let text =
+        "managerToken: 00123\nmanager:\n  on: no\nmanagerUID: 0x1f\njwt: {issuer: 1e3, secret: on}\nwebhook: {focusEvents: [007, yes]}\n";
+    let config = yaml(text).unwrap().config;
+    assert_eq!(config.manager_token.expose(), "00123");
+    assert_eq!(config.manager_uid, "0x1f");
+    assert_eq!((config.jwt.issuer.as_str(), config.jwt.secret.expose()), ("1e3", "on"));
+    assert_eq!(config.webhook.focus_events, ["007", "yes"]);
+    assert!(!config.manager.on);
+}
+
+#[test]
 fn broken_yaml_has_a_line() {
     let err = yaml("mode: debug\n  bad: [1\n").unwrap_err();
     assert!(err.problems[0].place.starts_with("wukongim.yaml:"), "{err}");

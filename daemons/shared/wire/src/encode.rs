@@ -1,6 +1,6 @@
 //! Encoders of all frames: each appends one whole frame to a buffer (§3, §6).
 //!
-//! The layout of a body is written down once, against [`Sink`]: a first run counts, which gives the remaining length and finds strings that
+//! The layout of a body is written down once, against a sink: a first run counts, which gives the remaining length and finds strings that
 //! are too long, a second run writes. A failing encoder leaves the buffer as it was.
 
 use crate::crypto::{MsgKey, SessionKeys, sealed_len};
@@ -114,7 +114,7 @@ pub fn sendack(out: &mut Vec<u8>, x: &Sendack<'_>, version: Version) -> Result<(
     .map(drop)
 }
 
-/// Appends a RECV with key and payload as they are: for connections without encryption, see [`Setting::for_recv`].
+/// Appends a RECV with key and payload as they are: for connections without encryption, see [`crate::Setting::for_recv`].
 ///
 /// # Errors
 ///

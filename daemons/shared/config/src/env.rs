@@ -11,6 +11,7 @@ pub struct Env {
 impl Env {
     /// The environment of this process. The only place in the tree that reads it.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place that the ban points to")]
     pub fn process() -> Self {
         let vars = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
         Self { vars }

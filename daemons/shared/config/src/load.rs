@@ -287,6 +287,9 @@ impl Config {
     }
 
     /// The whole configuration, secrets included, for the sealed descriptor `config`.
+    ///
+    /// # Panics
+    /// Never: a map of strings is valid JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
         let map: BTreeMap<String, String> = self.dump().into_iter().map(|(k, v, _)| (k, v)).collect();

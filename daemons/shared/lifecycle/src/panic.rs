@@ -19,7 +19,9 @@ pub(crate) fn install_hook() {
         let guarded = GUARDED.get();
         let thread = std::thread::current();
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let text = info.payload_as_str().unwrap_or("no text");
+        let payload = info.payload();
+        let text =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
         tracing::error!(thread = thread.name().unwrap_or("?"), place, text, guarded, "panic");
         if !guarded {
             default(info);

@@ -207,10 +207,7 @@ impl TableWatch {
             let seen = f(&self.table.borrow_and_update());
             match seen {
                 Some(value) => return value,
-                None => {
-                    self.changed().await;
-                    self.table.mark_changed();
-                }
+                None => drop(self.changed().await),
             }
         }
     }

@@ -192,18 +192,18 @@ impl Shared {
         let mut given = Some((op, answer));
         loop {
             let tried = self.try_hand_over(&mut given);
-            let wait = async {
-                match tried {
-                    HandOver::Done(id) => Some(Some(id)),
-                    HandOver::Full(stream) => stream.reserve().await.ok().map(|_| None),
-                    HandOver::Closed => Some(None),
-                    HandOver::NoStream => self.connected.subscribe().wait_for(|c| *c).await.ok().map(|_| None),
-                }
-            };
-            // A stream that ended while we waited for room is seen in the next round.
-            if let Some(Some(id)) = timeout_at(until, wait).await.ok()? {
+            if let HandOver::Done(id) = tried {
                 return Some(id);
             }
+            let wait = async {
+                match tried {
+                    HandOver::Done(_) | HandOver::Closed => {}
+                    // A stream that ends while we wait for room is seen in the next round.
+                    HandOver::Full(stream) => drop(stream.reserve().await),
+                    HandOver::NoStream => drop(self.connected.subscribe().wait_for(|c| *c).await),
+                }
+            };
+            timeout_at(until, wait).await.ok()?;
         }
     }
 

@@ -20,12 +20,18 @@
 //!
 //! Absent on purpose: transport (a [`Network`] is handed in), hibernation, retries of proposals.
 
+mod adapter;
+mod codec;
 mod error;
 mod group;
 mod groups;
+mod limits;
+mod log_store;
 mod machine;
 mod network;
 mod options;
+mod peer;
+mod types;
 
 pub use error::{GroupError, OpenError, ProposeError, ReadError};
 pub use group::{Group, Proposed, ProposeCallback, Role, Status};

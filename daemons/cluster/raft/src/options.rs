@@ -21,6 +21,8 @@ pub struct RaftOptions {
     pub proposal_bytes_in_flight_max: usize,
     /// Largest command.
     pub command_bytes_max: usize,
+    /// Entries one purge removes at least.
+    pub purge_step_entries: u64,
 }
 
 impl Default for RaftOptions {
@@ -34,6 +36,7 @@ impl Default for RaftOptions {
             proposals_in_flight_max: 4096,
             proposal_bytes_in_flight_max: 16 << 20,
             command_bytes_max: 4 << 20,
+            purge_step_entries: wk_store::limits::PURGE_STEP_ENTRIES_MIN,
         }
     }
 }

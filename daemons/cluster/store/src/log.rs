@@ -15,11 +15,13 @@ pub enum MetaTag {
     Committed = 2,
     /// Last purged log id.
     Purged = 3,
+    /// Group 0 only: message ids of this millisecond and later were not handed out yet (the cluster daemon's id generator).
+    IdCeiling = 16,
 }
 
 impl MetaTag {
     /// All tags.
-    pub const ALL: [Self; 3] = [Self::Vote, Self::Committed, Self::Purged];
+    pub const ALL: [Self; 4] = [Self::Vote, Self::Committed, Self::Purged, Self::IdCeiling];
 }
 
 /// One change of one group's log. Applied in this order: `remove`, `entries`, `meta`.

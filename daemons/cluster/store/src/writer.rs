@@ -323,8 +323,8 @@ impl Worker {
     fn run(mut self) {
         self.shared.counters.realtime.store(u64::from(raise_priority()), Ordering::Relaxed);
         while let Some(items) = self.take() {
-            if let Err(error) = self.write(items) {
-                self.fail(&error);
+            if let Err((error, items)) = self.write(items) {
+                self.fail(&error, items);
                 return;
             }
         }
@@ -372,16 +372,19 @@ impl Worker {
         Some(items)
     }
 
-    fn write(&self, items: Vec<LogItem>) -> Result<(), StoreError> {
+    /// One batch. On failure the items come back: their callbacks must not run before the fatal handler.
+    fn write(&self, items: Vec<LogItem>) -> Result<(), (StoreError, Vec<LogItem>)> {
         let synced = items.iter().any(|item| item.write.durability == Durability::Synced);
         let durability = if synced { Durability::Synced } else { Durability::Lazy };
         let writes: Vec<&LogWrite> = items.iter().map(|item| &item.write).collect();
         let bytes: usize = writes.iter().map(|write| write.bytes()).sum();
         let start = Instant::now();
-        let result = self.backend.write(&writes, durability);
+        if let Err(error) = self.backend.write(&writes, durability) {
+            return Err((error, items));
+        }
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         let counters = &self.shared.counters;
-        if result.is_ok() && synced {
+        if synced {
             counters.syncs.fetch_add(1, Ordering::Relaxed);
             counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
             counters.sync_micros_max.fetch_max(micros, Ordering::Relaxed);
@@ -389,14 +392,14 @@ impl Worker {
         counters.items.fetch_add(items.len() as u64, Ordering::Relaxed);
         counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         for done in items.into_iter().filter_map(|item| item.done) {
-            done(if result.is_ok() { Ok(()) } else { Err(StoreError::Stopped) });
+            done(Ok(()));
         }
-        result
+        Ok(())
     }
 
-    /// Refuse everything from now on, then call the fatal handler.
-    fn fail(&mut self, error: &StoreError) {
-        let (items, waiting) = {
+    /// Refuse everything from now on, call the fatal handler, and only if it returns (in tests) tell the callers.
+    fn fail(&mut self, error: &StoreError, failed: Vec<LogItem>) {
+        let (queued, waiting) = {
             let mut queue = self.shared.queue.lock();
             queue.failed = true;
             queue.bytes = 0;
@@ -407,7 +410,8 @@ impl Worker {
             fatal(error);
         }
         waiting.into_iter().for_each(Waker::wake);
-        for done in items.into_iter().filter_map(|(item, _)| item.done) {
+        let queued = queued.into_iter().map(|(item, _)| item);
+        for done in failed.into_iter().chain(queued).filter_map(|item| item.done) {
             done(Err(StoreError::Stopped));
         }
     }

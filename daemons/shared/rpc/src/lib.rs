@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod client;
+pub mod clock;
 pub mod dial;
 pub mod limits;
 pub mod serve;

@@ -1,0 +1,247 @@
+//! Sections of the cluster, and those that only we have.
+
+use std::time::Duration;
+
+use super::{h, ms, s};
+use crate::value::{ByteSize, HostPort, ListenAddr, PeerNode, Restart, Role, Secret, named};
+
+section! {
+    /// Cluster.
+    Cluster {
+        /// This node. Default 1001.
+        node_id: u16 = 1001, "nodeId", 1..=1023;
+        /// Listen address for other nodes. Default `0.0.0.0:11110`.
+        addr: ListenAddr = ListenAddr::any(11110), "addr";
+        /// Address under which other nodes reach this one; empty: derived from `addr`.
+        server_addr: Option<HostPort> = None, "serverAddr";
+        /// HTTP base for requests forwarded between nodes.
+        api_url: String = String::new(), "apiUrl";
+        /// First members; empty: a cluster of one. Read at bootstrap only.
+        init_nodes: Vec<PeerNode> = Vec::new(), "initNodes";
+        /// Members of an existing cluster to join through.
+        seed: Vec<PeerNode> = Vec::new(), "seed";
+        /// Default replica.
+        role: Role = Role::Replica, "role";
+        /// Buckets. Default 1024; read at bootstrap only; fixed in this version.
+        slot_count: u32 = 1024, "slotCount", 1024..=1024;
+        /// Raft groups that carry the buckets. Default 16; read at bootstrap only.
+        slot_group_count: u32 = 16, "slotGroupCount", 1..=1024;
+        /// Replicas of a slot group; effective: at most the number of nodes. Default 3.
+        slot_replica_count: u32 = 3, "slotReplicaCount", 1..=7;
+        /// Replicas of a channel group. Default 3.
+        channel_replica_count: u32 = 3, "channelReplicaCount", 1..=7;
+        /// Default 10s.
+        req_timeout: Duration = s(10), "reqTimeout", ms(100)..=s(60);
+        /// Missed pongs before a node counts as offline, in ticks of 150 ms. Default 30.
+        pong_max_tick: u32 = 30, "pongMaxTick", 1..=10_000;
+        /// No mTLS between nodes. Default false.
+        insecure: bool = false, "insecure";
+    }
+}
+
+section! {
+    /// Consensus.
+    Raft {
+        /// Default 250ms.
+        heartbeat: Duration = ms(250), "heartbeat", ms(10)..=s(10);
+        /// Default 750ms.
+        election_min: Duration = ms(750), "electionMin", ms(20)..=s(60);
+        /// Default 1250ms.
+        election_max: Duration = ms(1250), "electionMax", ms(30)..=s(120);
+        /// Log kept for followers that are behind. Default 256MB.
+        log_budget: ByteSize = ByteSize::mib(256), "logBudget", ByteSize::mib(1)..=ByteSize::gib(1024);
+    }
+}
+
+section! {
+    /// Stores.
+    Storage {
+        /// Folder of the raft log; empty: inside the data folder.
+        raft_dir: String = String::new(), "raftDir";
+        /// Block cache; not set: chosen by the memory of the machine.
+        cache: Option<ByteSize> = None, "cache";
+        /// Default 30s.
+        flush_every: Duration = s(30), "flushEvery", s(1)..=h(1);
+        /// Writes are refused when less disk than this is free. Default 1GB.
+        disk_reserve: ByteSize = ByteSize::gib(1), "diskReserve", ByteSize::mib(1)..=ByteSize::gib(1024);
+    }
+}
+
+section! {
+    /// Charts.
+    Trace {
+        /// Prometheus that the manager's charts ask.
+        prometheus_api_url: String = String::new(), "prometheusApiUrl";
+    }
+}
+
+section! {
+    /// Channel workers.
+    ChannelRuntime {
+        /// Channels held in memory. Default 100000.
+        cache: u32 = 100_000, "cache", 16..=100_000_000;
+        /// Unused for this long, a channel leaves memory. Default 10m.
+        idle: Duration = s(600), "idle", s(1)..=h(24);
+        /// Messages per append. Default 256.
+        batch_messages: u32 = 256, "batchMessages", 1..=1024;
+        /// Bytes per append. Default 512KB.
+        batch_bytes: ByteSize = ByteSize::kib(512), "batchBytes", ByteSize::kib(1)..=ByteSize::mib(8);
+        /// Messages that wait per channel. Default 4096.
+        queue_messages: u32 = 4096, "queueMessages", 1..=1_000_000;
+    }
+}
+
+section! {
+    /// Membership.
+    Membership {
+        /// A new node becomes a voter by itself once it has caught up. Default true.
+        auto_join: bool = true, "autoJoin";
+    }
+}
+
+section! {
+    /// Client connections.
+    Gateway {
+        /// Sub reactors; 0 or not set: max(1, cores / 2).
+        sub_reactors: u16 = 0, "subReactors", 0..=256;
+    }
+}
+
+named! {
+    /// PROXY protocol on the client ports.
+    ProxyMode {
+        /// Taken when it comes from a trusted address.
+        #[default]
+        Auto = "auto",
+        /// Never expected.
+        Off = "off",
+        /// Connections without it are closed.
+        Required = "required",
+    }
+}
+
+section! {
+    /// PROXY protocol on the client ports.
+    ProxyProtocol {
+        /// Default auto.
+        mode: ProxyMode = ProxyMode::Auto, "mode";
+        /// Addresses or networks (CIDR) that may send it. Default: none.
+        trusted: Vec<String> = Vec::new(), "trusted";
+    }
+}
+
+section! {
+    /// Bounds of client connections.
+    Limits {
+        /// From accept to a CONNECT. Default 10s.
+        handshake_timeout: Duration = s(10), "handshakeTimeout", ms(100)..=s(120);
+        /// Largest frame. Default 1MB.
+        frame_bytes: ByteSize = ByteSize::mib(1), "frameBytes", ByteSize::kib(1)..=ByteSize::mib(1);
+        /// SENDs of a connection without answer. Default 64.
+        frames_unsettled: u32 = 64, "framesUnsettled", 1..=4096;
+        /// Their bytes. Default 256KB.
+        bytes_unsettled: ByteSize = ByteSize::kib(256), "bytesUnsettled", ByteSize::kib(1)..=ByteSize::mib(16);
+        /// Parsed ahead while SENDs wait. Default 1MB.
+        parse_ahead_bytes: ByteSize = ByteSize::mib(1), "parseAheadBytes", ByteSize::kib(1)..=ByteSize::mib(64);
+        /// Waiting for one connection's socket; above: closed. Default 8MB.
+        outbound_bytes: ByteSize = ByteSize::mib(8), "outboundBytes", ByteSize::kib(64)..=ByteSize::gib(1);
+        /// The same for all connections of a gateway. Default 256MB.
+        outbound_total_bytes: ByteSize = ByteSize::mib(256), "outboundTotalBytes", ByteSize::mib(1)..=ByteSize::gib(64);
+        /// Connections from one address; 0: no bound.
+        connections_per_address: u32 = 0, "connectionsPerAddress";
+    }
+}
+
+section! {
+    /// Sizes of the worker pools.
+    Workers {
+        /// Default 1.
+        user: u16 = 1, "user", 1..=64;
+        /// Default 1.
+        channel: u16 = 1, "channel", 1..=64;
+        /// Default 1.
+        push: u16 = 1, "push", 1..=64;
+    }
+}
+
+section! {
+    /// Supervisor.
+    Supervisor {
+        /// Base of the runtime folder; empty: see [`crate::runtime_dir`].
+        runtime_dir: String = String::new(), "runtimeDir";
+        /// From spawn to ready. Default 60s.
+        start_timeout: Duration = s(60), "startTimeout", ms(100)..=h(1);
+        /// Whole stop. Default 75s.
+        stop_timeout: Duration = s(75), "stopTimeout", ms(100)..=h(1);
+        /// Attempts after a failed start. Default 0.
+        start_retries: u16 = 0, "startRetries", 0..=100;
+    }
+    sections {
+        /// Per daemon, `supervisor.daemons.<name>.*`.
+        daemons: Daemons = "daemons";
+    }
+}
+
+section! {
+    /// Settings of each daemon.
+    Daemons {}
+    sections {
+        /// Cluster.
+        cluster: DaemonPolicy = "cluster";
+        /// Gateway.
+        gateway: DaemonPolicy = "gateway";
+        /// Api.
+        api: DaemonPolicy = "api";
+        /// User workers.
+        worker_user: DaemonPolicy = "worker.user";
+        /// Channel workers.
+        worker_channel: DaemonPolicy = "worker.channel";
+        /// Push workers.
+        worker_push: DaemonPolicy = "worker.push";
+        /// Plugin host.
+        plugin_host: DaemonPolicy = "plugin-host";
+    }
+}
+
+section! {
+    /// Settings of one daemon; not set: the supervisor's default.
+    DaemonPolicy {
+        /// Default always.
+        restart: Restart = Restart::Always, "restart";
+        /// From spawn to ready; not set: `supervisor.startTimeout`.
+        start_timeout: Option<Duration> = None, "startTimeout";
+        /// From TERM to the end; not set: 10s (30s cluster, 45s gateway).
+        stop_timeout: Option<Duration> = None, "stopTimeout";
+        /// Restarts before it is given up; 0: never given up.
+        max_restarts: u32 = 0, "maxRestarts";
+        /// Memory limit of the daemon's cgroup; not set: none.
+        memory_max: Option<ByteSize> = None, "memoryMax";
+    }
+}
+
+section! {
+    /// API of the load generator.
+    BenchApi {
+        /// Default false.
+        on: bool = false, "on";
+        /// Required header when set.
+        token: Secret = Secret::default(), "token";
+    }
+}
+
+impl Daemons {
+    /// Settings of a daemon.
+    #[must_use]
+    pub fn of(&self, daemon: wk_types::Daemon) -> &DaemonPolicy {
+        use wk_types::{Daemon, Pool};
+        match daemon {
+            Daemon::Cluster => &self.cluster,
+            Daemon::Gateway => &self.gateway,
+            Daemon::Api => &self.api,
+            Daemon::Worker(Pool::User) => &self.worker_user,
+            Daemon::Worker(Pool::Channel) => &self.worker_channel,
+            Daemon::Worker(Pool::Push) => &self.worker_push,
+            Daemon::PluginHost => &self.plugin_host,
+        }
+    }
+}

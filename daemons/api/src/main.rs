@@ -1,2 +1,18 @@
 //! Entry point.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// WuKongIM api daemon: HTTP for applications and operators, webhooks.
+#[derive(Debug, Parser)]
+#[command(name = "wk-api", version)]
+struct Cli {
+    #[command(flatten)]
+    args: wk_lifecycle::Args,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    wk_lifecycle::run(wk_api::service::SPEC, &cli.args, wk_api::service::run)
+}

@@ -1,2 +1,18 @@
 //! Entry point.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use wk_gateway::service;
+
+/// Gateway of a WuKongIM node: client connections.
+#[derive(Debug, Parser)]
+#[command(name = "wk-gateway", version)]
+struct Cli {
+    #[command(flatten)]
+    args: wk_lifecycle::Args,
+}
+
+fn main() -> ExitCode {
+    wk_lifecycle::run(service::SPEC, &Cli::parse().args, service::run)
+}

@@ -1,0 +1,111 @@
+//! The way to the workers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use wk_link::sender::Ticket;
+use wk_link::{Delivery, Handler, Keep, Kind, LinkSet, Peer, PeerEvent, Preamble};
+use wk_types::{Bucket, Daemon, Pool};
+
+use crate::hub::Hub;
+
+/// Hands items to the workers. One implementation over links, one in tests.
+pub trait Uplink: Send {
+    /// To the user worker that owns the bucket.
+    fn user(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) -> Ticket;
+    /// To the push worker that owns the bucket.
+    fn push(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64);
+    /// An item for a user worker is done: its answer has come another way.
+    fn settle_user(&self, ticket: Ticket);
+    /// A link holds as much as it may: hand over no more SENDs.
+    fn congested(&self) -> bool;
+    /// Items that wait for settlement.
+    fn unsettled(&self) -> u64;
+}
+
+/// Links to user and push workers.
+#[derive(Debug, Clone)]
+pub struct Links {
+    /// To the user pool.
+    pub user: LinkSet,
+    /// To the push pool.
+    pub push: LinkSet,
+}
+
+impl Uplink for Links {
+    fn user(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) -> Ticket {
+        self.user.push(bucket, kind, body, keep, token)
+    }
+
+    fn push(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) {
+        self.push.push(bucket, kind, body, keep, token);
+    }
+
+    fn settle_user(&self, ticket: Ticket) {
+        self.user.settle(ticket);
+    }
+
+    fn congested(&self) -> bool {
+        self.user.congested() || self.push.congested()
+    }
+
+    fn unsettled(&self) -> u64 {
+        self.user.unsettled() + self.push.unsettled()
+    }
+}
+
+/// What a new worker hears first: the sessions of its share.
+pub struct Snapshot {
+    /// Where the sessions are.
+    pub hub: Arc<Mutex<Hub>>,
+    /// Pool the link goes to.
+    pub pool: Pool,
+    /// Node table: the share of a slot.
+    pub table: wk_rpc::TableWatch,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+impl Preamble for Snapshot {
+    fn items(&self, slot: u16) -> Vec<(Kind, Bucket, Bytes)> {
+        let slots = self.table.get().pool_slots(Daemon::Worker(self.pool)).to_vec();
+        let owned = |bucket| slots.is_empty() || wk_types::owner_slot(bucket, &slots) == Some(slot);
+        self.hub.lock().snapshot(&owned)
+    }
+}
+
+/// What the workers send.
+pub struct Downlink {
+    /// Takes the items.
+    pub hub: Arc<Mutex<Hub>>,
+    /// Wakes the task that hands commands to the reactors.
+    pub wake: Arc<tokio::sync::Notify>,
+}
+
+impl std::fmt::Debug for Downlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Downlink").finish_non_exhaustive()
+    }
+}
+
+impl Handler for Downlink {
+    fn deliver(&self, peer: &Peer, items: Vec<Delivery>) {
+        let mut hub = self.hub.lock();
+        for item in items {
+            hub.on_item(item.kind, &item.body);
+            // The command is in our hands; a gateway that dies loses its sockets too, so there is nothing to keep for it.
+            peer.settle(item.position);
+        }
+        drop(hub);
+        self.wake.notify_one();
+    }
+
+    fn peer(&self, peer: &Peer, event: PeerEvent) {
+        tracing::debug!(peer = peer.name(), incarnation = peer.incarnation(), ?event, "worker link");
+    }
+}

@@ -131,7 +131,8 @@ fn plan(request: MessageSend) -> Result<Plan, ApiError> {
     }
     let has_channel = !request.channel_id.trim().is_empty();
     let has_members = !request.subscribers.is_empty();
-    if !has_channel && !has_members || has_members && request.header.sync_once != 1 || has_channel && has_members {
+    // Exactly one of the two, and only a command goes to a list of users.
+    if has_channel == has_members || has_members && request.header.sync_once != 1 {
         return refuse(CANNOT);
     }
     if request.payload.0.len() > PAYLOAD_BYTES_MAX {

@@ -80,7 +80,6 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
 }
 
 /// The business API.
-#[must_use]
 pub fn business(api: Api) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(docs::document())
         .routes(routes!(system::health))
@@ -118,7 +117,6 @@ pub fn business(api: Api) -> Router {
 }
 
 /// The manager port: metrics and probes.
-#[must_use]
 pub fn manager(api: Api) -> Router {
     let router = Router::new()
         .route("/metrics", axum::routing::get(manager::metrics))

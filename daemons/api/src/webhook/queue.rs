@@ -112,7 +112,8 @@ impl Queue {
     /// Drops what stands for entries without messages from the front. Returns the index up to which everything is done, if that moved.
     pub(super) fn skip_empty(&mut self) -> Option<u64> {
         let mut upto = None;
-        while let Some(item) = self.items.pop_front_if(|item| item.json.is_none()) {
+        let empty = self.items.iter().take_while(|item| item.json.is_none()).count();
+        for item in self.items.drain(..empty) {
             upto = item.last.then_some(item.index).or(upto);
         }
         upto

@@ -135,8 +135,16 @@ impl Client {
         let mut out = Vec::new();
         encode::connect(&mut out, &connect, version)?;
         stream.write_all(&out).await?;
-        let connack = Connack { server_version: 0, time_diff: 0, reason: Reason::UNKNOWN, server_key: String::new(), salt: String::new(), node_id: 0 };
-        let mut client = Self { stream, inbox: Vec::new(), version, keys: None, client_seq: 0, waiting: VecDeque::new(), connack, acknowledge: true };
+        let connack = Connack {
+            server_version: 0,
+            time_diff: 0,
+            reason: Reason::UNKNOWN,
+            server_key: String::new(),
+            salt: String::new(),
+            node_id: 0,
+        };
+        let mut client =
+            Self { stream, inbox: Vec::new(), version, keys: None, client_seq: 0, waiting: VecDeque::new(), connack, acknowledge: true };
         client.connack = client.read_connack().await?;
         if client.connack.reason.is_success() && !client.connack.server_key.is_empty() {
             let salt = Salt::parse(&client.connack.salt).context("salt is not 16 characters")?;
@@ -176,7 +184,14 @@ impl Client {
     ///
     /// # Errors
     /// Sockets.
-    pub async fn send_with(&mut self, flags: Flags, channel_id: &str, channel_type: u8, client_msg_no: &str, payload: &[u8]) -> anyhow::Result<u32> {
+    pub async fn send_with(
+        &mut self,
+        flags: Flags,
+        channel_id: &str,
+        channel_type: u8,
+        client_msg_no: &str,
+        payload: &[u8],
+    ) -> anyhow::Result<u32> {
         self.client_seq += 1;
         let frame = self.encode_send(flags, self.client_seq, channel_id, channel_type, client_msg_no, payload)?;
         self.stream.write_all(&frame).await?;
@@ -192,7 +207,15 @@ impl Client {
         self.encode_send(Flags::RED_DOT, self.client_seq, channel_id, channel_type, client_msg_no, payload)
     }
 
-    fn encode_send(&self, flags: Flags, client_seq: u32, channel_id: &str, channel_type: u8, no: &str, payload: &[u8]) -> anyhow::Result<Vec<u8>> {
+    fn encode_send(
+        &self,
+        flags: Flags,
+        client_seq: u32,
+        channel_id: &str,
+        channel_type: u8,
+        no: &str,
+        payload: &[u8],
+    ) -> anyhow::Result<Vec<u8>> {
         let send = SendRef {
             flags,
             setting: Setting::default(),
@@ -327,12 +350,9 @@ impl Client {
         let used = frame.head.head_len + frame.head.body_len;
         let mut receipt = None;
         let event = match decode_server(&frame.head, frame.body, self.version)? {
-            ServerFrame::Sendack(ack) => Event::Ack(Ack {
-                message_id: ack.message_id,
-                message_seq: ack.message_seq,
-                client_seq: ack.client_seq,
-                reason: ack.reason,
-            }),
+            ServerFrame::Sendack(ack) => {
+                Event::Ack(Ack { message_id: ack.message_id, message_seq: ack.message_seq, client_seq: ack.client_seq, reason: ack.reason })
+            }
             ServerFrame::Recv(recv) => {
                 let mut payload = Vec::new();
                 match &self.keys {

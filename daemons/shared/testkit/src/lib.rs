@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod http;
+pub mod json;
 pub mod node;
 pub mod sdk;
 pub mod sink;

@@ -290,7 +290,10 @@ impl Node {
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()).filter(|&p| p != me) else { continue };
-            let text = [entry.path().join("cmdline"), entry.path().join("environ")].iter().flat_map(|p| std::fs::read(p).unwrap_or_default()).collect::<Vec<u8>>();
+            let text = [entry.path().join("cmdline"), entry.path().join("environ")]
+                .iter()
+                .flat_map(|p| std::fs::read(p).unwrap_or_default())
+                .collect::<Vec<u8>>();
             if text.windows(mark.len()).any(|w| w == mark) {
                 found.push(pid);
             }

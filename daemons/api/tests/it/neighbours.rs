@@ -176,11 +176,11 @@ impl Neighbours {
         let last_seq = all.len() as u64;
         let wanted: Vec<_> =
             all.into_iter().filter(|(_, _, seq, ..)| *seq >= read.first && (read.last == 0 || *seq <= read.last)).collect();
-        let limit = (read.limit as usize).min(wanted.len());
+        let limit = usize::try_from(read.limit).unwrap().min(wanted.len());
         let page = if read.newest { &wanted[wanted.len() - limit..] } else { &wanted[..limit] };
         let mut records = BytesMut::new();
         page.iter().for_each(|(_, _, _, frame, _)| records.put_slice(frame));
-        cluster::ReadReply { count: limit as u32, records: records.to_vec().into(), last_seq }
+        cluster::ReadReply { count: u32::try_from(limit).unwrap(), records: records.to_vec().into(), last_seq }
     }
 
     async fn journal(&self, journal: &cluster::JournalRequest) -> cluster::JournalReply {

@@ -1,0 +1,125 @@
+//! Opens buckets: cursors are loaded and stored, the journal behind them is distributed once more, then new messages move.
+//!
+//! Why nothing acknowledged can be lost: a bucket takes no append before a cursor of it is stored. A bucket without a cursor has therefore
+//! never had an append, and may start at the group's applied index. The store also goes through the group's log, behind whatever an earlier
+//! owner had sent before: the journal is read up to the applied index after it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use wk_proto::cluster::v1 as pb;
+use wk_rpc::backoff::Backoff;
+use wk_rpc::{CallError, ClusterData};
+
+use super::events::Ask;
+use crate::inbox::{Event, Inbox};
+use crate::limits::JOURNAL_ENTRIES;
+
+/// Consumer name of the dispatch cursors.
+pub const CONSUMER: &str = "dispatch";
+
+/// A step failed with an outcome that may differ next time.
+#[derive(Debug, thiserror::Error)]
+enum ActivateError {
+    #[error("call the cluster")]
+    Call(#[from] CallError),
+    #[error("the cluster has no channel groups yet")]
+    NoGroups,
+    #[error("the pool has ended")]
+    Ended,
+}
+
+/// Opens `buckets`; tries again until it works. Ends early when the pool has ended.
+pub async fn activate(cluster: ClusterData, inbox: Arc<Inbox<Ask>>, buckets: Vec<u16>) {
+    let mut backoff = Backoff::default();
+    loop {
+        cluster.ready().await;
+        match once(&cluster, &inbox, &buckets).await {
+            Ok(()) | Err(ActivateError::Ended) => return,
+            Err(err) => tracing::warn!(%err, source = ?std::error::Error::source(&err), "buckets cannot be opened yet"),
+        }
+        tokio::time::sleep(backoff.pause().max(Duration::from_millis(50))).await;
+    }
+}
+
+async fn once(cluster: &ClusterData, inbox: &Inbox<Ask>, buckets: &[u16]) -> Result<(), ActivateError> {
+    let loaded = cluster.load_cursors(CONSUMER).await?;
+    let groups = u32::try_from(loaded.applied.len()).unwrap_or(0);
+    if groups == 0 {
+        return Err(ActivateError::NoGroups);
+    }
+    let starts = starts(&loaded, groups, buckets);
+    let cursors = starts.iter().map(|(bucket, index)| cursor(*bucket, groups, *index)).collect();
+    cluster.save_cursors(cursors).await?;
+    let applied = cluster.load_cursors(CONSUMER).await?.applied;
+    inbox.push(Event::Ask(Ask::Started(groups, starts.iter().map(|(b, i)| (*b, *i)).collect())));
+    let mut by_group: BTreeMap<u32, (Vec<u32>, u64)> = BTreeMap::new();
+    for (bucket, index) in &starts {
+        let (list, first) = by_group.entry(u32::from(*bucket) % groups).or_insert((Vec::new(), u64::MAX));
+        list.push(u32::from(*bucket));
+        *first = (*first).min(*index);
+    }
+    for (group, (list, first)) in by_group {
+        let upto = usize::try_from(group).ok().and_then(|g| applied.get(g)).copied().unwrap_or(0);
+        read_group(cluster, inbox, group, list, first, upto).await?;
+    }
+    inbox.push(Event::Ask(Ask::Opened(buckets.to_vec())));
+    tracing::info!(buckets = buckets.len(), groups, "buckets are open");
+    Ok(())
+}
+
+/// Where the distribution of each bucket continues.
+fn starts(loaded: &pb::LoadCursorsReply, groups: u32, buckets: &[u16]) -> BTreeMap<u16, u64> {
+    let applied = |bucket: u16| usize::try_from(u32::from(bucket) % groups).ok().and_then(|g| loaded.applied.get(g)).copied();
+    let mut starts: BTreeMap<u16, u64> = buckets.iter().map(|b| (*b, applied(*b).unwrap_or(0))).collect();
+    for cursor in &loaded.cursors {
+        let bucket = u16::try_from(cursor.bucket).ok();
+        if let Some(start) = bucket.and_then(|b| starts.get_mut(&b)) {
+            *start = cursor.index;
+        }
+    }
+    starts
+}
+
+fn cursor(bucket: u16, groups: u32, index: u64) -> pb::Cursor {
+    let bucket = u32::from(bucket);
+    pb::Cursor { consumer: CONSUMER.to_owned(), group: bucket % groups, bucket, index, remove: false }
+}
+
+/// Hands the journal of one group to the pool, page by page, as fast as the pool can distribute it.
+async fn read_group(cluster: &ClusterData, inbox: &Inbox<Ask>, group: u32, buckets: Vec<u32>, first: u64, upto: u64) -> Result<(), ActivateError> {
+    let mut after = first;
+    while after < upto {
+        let request = pb::JournalRequest { group, after, limit: JOURNAL_ENTRIES, buckets: buckets.clone(), wait_ms: 0 };
+        let reply = cluster.journal(request).await?;
+        let next = reply.upto.max(reply.entries.last().map_or(0, |e| e.index));
+        if !reply.entries.is_empty() {
+            let (taken, wait) = oneshot::channel();
+            inbox.push(Event::Ask(Ask::Journal(reply.entries, taken)));
+            wait.await.map_err(|_| ActivateError::Ended)?;
+        }
+        if next <= after {
+            // Nothing more to look at below the applied index.
+            return Ok(());
+        }
+        after = next;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_without_a_cursor_starts_at_the_applied_index() {
+        let loaded = pb::LoadCursorsReply {
+            cursors: vec![cursor(1, 2, 7), cursor(900, 2, 3)],
+            applied: vec![10, 20],
+        };
+        let starts = starts(&loaded, 2, &[0, 1, 2, 3]);
+        assert_eq!(starts, BTreeMap::from([(0, 10), (1, 7), (2, 10), (3, 20)]));
+    }
+}

@@ -1,0 +1,48 @@
+//! Carries the push pool's decisions out: frames to the gateways, settlements.
+
+use bytes::Bytes;
+use wk_link::item::{Encoder, RecvOut};
+use wk_link::{Keep, Kind, LinkSet};
+use wk_types::{Bucket, ConnId};
+
+use super::handle::Out;
+use crate::origin::Origin;
+use crate::peers::Peers;
+
+/// Links of the pool.
+#[derive(Debug)]
+pub struct Links {
+    /// To the gateways.
+    pub gateways: LinkSet,
+    /// Senders, for settlements.
+    pub peers: Peers,
+    encoder: Encoder,
+}
+
+impl Links {
+    /// Links that are already started.
+    #[must_use]
+    pub fn new(gateways: LinkSet) -> Self {
+        Self { gateways, peers: Peers::default(), encoder: Encoder::default() }
+    }
+}
+
+impl Out for Links {
+    fn settle(&mut self, origin: Origin) {
+        self.peers.settle(origin);
+    }
+
+    fn recv(&mut self, conn: ConnId, frame: &[u8], token: u64) -> Bytes {
+        let body = self.encoder.encode(&RecvOut { conn, frame });
+        self.gateways.push_slot(conn.gateway_slot(), Bucket::default(), Kind::RecvOut, body.clone(), Keep::UntilReceived, token);
+        body
+    }
+
+    fn resend(&mut self, conn: ConnId, body: &Bytes) {
+        self.gateways.push_slot(conn.gateway_slot(), Bucket::default(), Kind::RecvOut, body.clone(), Keep::UntilReceived, 0);
+    }
+
+    fn congested(&self) -> bool {
+        self.gateways.congested()
+    }
+}

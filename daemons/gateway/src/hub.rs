@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use wk_link::item::{self, Body, Encoder};
 use wk_link::sender::Poisoned;
 use wk_link::{Keep, Kind};
 use wk_types::{Bucket, ConnId, MessageId, Reason};
-use wk_wire::jsonrpc::{Id, notices, results};
-use wk_wire::{Connack, Disconnect, Sendack, Version, encode};
+use wk_wire::Sendack;
+use wk_wire::jsonrpc::Id;
 
+use crate::answers::{self, Chunks};
 use crate::config::Settings;
 use crate::exchange::{At, CloseReason, Command, Event, Handover, IdRun, Login, Mailbox, Shared};
 use crate::inflight::{Answer, Entry, InFlight};
@@ -22,9 +23,6 @@ use crate::reactor::ids::Ids;
 use crate::reactor::refusal;
 use crate::session::{Registry, Session, State};
 use crate::uplink::Uplink;
-
-/// Size of a chunk of encoded answers. Unit: bytes.
-const ANSWER_CHUNK_BYTES: usize = 16 << 10;
 
 /// What the hub has heard about the reactors themselves.
 #[derive(Debug, Default)]
@@ -63,7 +61,7 @@ pub struct Hub {
     desks: Vec<Desk>,
     encoder: Encoder,
     scratch: Vec<u8>,
-    chunk: BytesMut,
+    chunks: Chunks,
     /// SENDs are held back since a link is full.
     holding: bool,
     /// What reactors reported; read and reset by the service.
@@ -102,7 +100,7 @@ impl Hub {
             desks: Vec::new(),
             encoder: Encoder::default(),
             scratch: Vec::new(),
-            chunk: BytesMut::new(),
+            chunks: Chunks::default(),
             holding: false,
             reports: Reports::default(),
         }
@@ -344,8 +342,8 @@ impl Hub {
         session.aes_iv = connack.aes_iv;
         session.since_ms = wk_rpc::clock::monotonic_ms();
         self.scratch.clear();
-        write_connack(&mut self.scratch, session, id.as_ref(), connack, &self.settings);
-        let frame = chunked(&mut self.chunk, &self.scratch);
+        answers::connack(&mut self.scratch, session, id.as_ref(), connack, &self.settings);
+        let frame = self.chunks.put(&self.scratch);
         session.state = State::Registering { connack: frame };
         let (bucket, body) = (session.bucket, self.encoder.encode(&session.item()));
         self.metrics.sessions.inc();
@@ -367,14 +365,9 @@ impl Hub {
         let Some(session) = self.sessions.get(&kick.conn) else { return self.metrics.output_orphans.inc() };
         self.scratch.clear();
         if let Some(reason) = kick.disconnect {
-            let disconnect = Disconnect { reason, text: kick.text.to_owned() };
-            if session.json {
-                notices::disconnect(&mut self.scratch, &disconnect, session.dialect);
-            } else if let Err(err) = encode::disconnect(&mut self.scratch, &disconnect, session.version) {
-                tracing::error!(%err, "disconnect was not encoded");
-            }
+            answers::disconnect(&mut self.scratch, session, reason, kick.text);
         }
-        let frame = chunked(&mut self.chunk, &self.scratch);
+        let frame = self.chunks.put(&self.scratch);
         send_to(&mut self.desks, session.at, Command::Kick(session.at, frame, kick.close_after_ms));
     }
 
@@ -444,13 +437,9 @@ impl Hub {
     fn write_sendack(&mut self, at: At, id: Option<&Id>, sendack: &Sendack<'_>, cost: u32) {
         let Some(session) = self.sessions.get(&at.conn) else { return };
         self.scratch.clear();
-        match (session.json, id) {
-            (true, Some(id)) => results::send(&mut self.scratch, id, sendack, session.dialect),
-            (true, None) => {}
-            (false, _) => write_binary_sendack(&mut self.scratch, sendack, session.version),
-        }
+        answers::sendack(&mut self.scratch, session, id, sendack);
         self.metrics.sendack.add(self.scratch.len());
-        let frame = chunked(&mut self.chunk, &self.scratch);
+        let frame = self.chunks.put(&self.scratch);
         send_to(&mut self.desks, at, Command::Sendack(at, frame, cost));
     }
 
@@ -481,45 +470,6 @@ impl Hub {
 fn send_to(desks: &mut [Desk], at: At, command: Command) {
     if let Some(desk) = desks.get_mut(usize::from(at.reactor)) {
         desk.batch.push(command);
-    }
-}
-
-/// The bytes as a slice of a shared chunk: one allocation for many answers.
-fn chunked(chunk: &mut BytesMut, bytes: &[u8]) -> Bytes {
-    if chunk.capacity() < bytes.len() {
-        *chunk = BytesMut::with_capacity(ANSWER_CHUNK_BYTES.max(bytes.len()));
-    }
-    chunk.put_slice(bytes);
-    chunk.split().freeze()
-}
-
-fn write_connack(out: &mut Vec<u8>, session: &Session, id: Option<&Id>, connack: &item::Connack<'_>, settings: &Settings) {
-    let frame = Connack {
-        server_version: session.version.get(),
-        time_diff: connack.time_diff_ms,
-        reason: connack.reason,
-        server_key: connack.server_key.to_owned(),
-        salt: connack.salt.to_owned(),
-        node_id: u64::from(settings.node.0),
-    };
-    match (session.json, id) {
-        (true, Some(id)) => results::connect(out, id, &frame, session.dialect),
-        (true, None) => {}
-        (false, _) => {
-            if let Err(err) = encode::connack(out, &frame, session.version) {
-                tracing::error!(%err, "connack was not encoded");
-            }
-        }
-    }
-}
-
-/// A number that is too long (only version 6 echoes it) is left out: the client matches by its counter too.
-fn write_binary_sendack(out: &mut Vec<u8>, sendack: &Sendack<'_>, version: Version) {
-    if encode::sendack(out, sendack, version).is_err() {
-        let short = Sendack { client_msg_no: "", ..*sendack };
-        if let Err(err) = encode::sendack(out, &short, version) {
-            tracing::error!(%err, "sendack was not encoded");
-        }
     }
 }
 

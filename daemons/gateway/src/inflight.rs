@@ -5,10 +5,10 @@ use std::hash::BuildHasherDefault;
 
 use bytes::Bytes;
 use wk_link::sender::Ticket;
-use wk_types::limits::SEND_DEADLINE;
 use wk_types::MessageId;
-use wk_wire::jsonrpc::Id;
+use wk_types::limits::SEND_DEADLINE;
 use wk_wire::Flags;
+use wk_wire::jsonrpc::Id;
 
 use crate::exchange::At;
 use crate::session::NumberHasher;

@@ -14,6 +14,7 @@
 //!
 //! Deliberately absent: permissions, encryption, message storage, TLS (`wss` is not served yet), hand-over of sockets to a next generation.
 
+pub mod answers;
 pub mod config;
 pub mod exchange;
 pub mod hub;

@@ -69,12 +69,8 @@ pub async fn run(context: Context) -> Result<(), Failure> {
     let wake = Arc::new(Notify::new());
     let waker = Arc::clone(&wake);
     let events = Arc::new(Mailbox::new(move || waker.notify_one()));
-    let common = Common {
-        settings: Arc::clone(&settings),
-        shared: Arc::clone(&shared),
-        metrics: metrics.clone(),
-        hub: Arc::clone(&events),
-    };
+    let common =
+        Common { settings: Arc::clone(&settings), shared: Arc::clone(&shared), metrics: metrics.clone(), hub: Arc::clone(&events) };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = u16::try_from(config.sub_reactors(cores)).unwrap_or(u16::MAX);
     let reactors = Reactors::start(count, listeners, &common).or_exit(Exit::Usage)?;
@@ -366,9 +362,7 @@ async fn follow_away(mut table: TableWatch, shared: Arc<Shared>) {
         let now = table.get();
         shared.set_away(|bucket| {
             let row = now.owner(USER, bucket).and_then(|name| now.instance(name));
-            !row.is_some_and(|row| {
-                matches!(row.state, RowState::Ready | RowState::Degraded | RowState::Suspect | RowState::Draining)
-            })
+            !row.is_some_and(|row| matches!(row.state, RowState::Ready | RowState::Degraded | RowState::Suspect | RowState::Draining))
         });
         table.changed().await;
     }

@@ -6,8 +6,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use bytes::Bytes;
 use wk_link::item;
 use wk_types::{Bucket, ConnId, DeviceFlag, DeviceLevel};
-use wk_wire::jsonrpc::{Dialect, Id};
 use wk_wire::Version;
+use wk_wire::jsonrpc::{Dialect, Id};
 
 use crate::exchange::{At, Login};
 

@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use wk_link::sender::Ticket;
 use wk_types::{ChannelType, DeviceFlag, DeviceLevel};
 use wk_wire::jsonrpc::Dialect;
-use wk_wire::{Connect, ServerFrame, decode_server, frame};
+use wk_wire::{Connect, ServerFrame, Version, decode_server, frame};
 
 use super::*;
 
@@ -252,7 +252,10 @@ fn a_deadline_is_answered_with_reason_15_and_the_late_answer_settles() {
     assert!(bench.commands().is_empty());
     bench.hub.expire(6_000);
     let Some(Command::Sendack(AT, frame, 40)) = bench.commands().pop_front() else { panic!("no answer") };
-    assert_eq!(&frame[..], br#"{"jsonrpc":"2.0","id":"q","result":{"header":{"redDot":true},"messageId":"1","messageSeq":0,"reasonCode":15}}"#);
+    assert_eq!(
+        &frame[..],
+        br#"{"jsonrpc":"2.0","id":"q","result":{"header":{"redDot":true},"messageId":"1","messageSeq":0,"reasonCode":15}}"#
+    );
     bench.sendack(1);
     assert!(bench.commands().is_empty());
     assert_eq!(bench.sent.0.lock().settled, [2]);

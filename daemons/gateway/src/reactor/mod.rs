@@ -13,6 +13,7 @@
 //!   stream (machine-limits §1).
 
 mod accept;
+mod attend;
 mod conn;
 mod frames;
 mod json;
@@ -190,12 +191,8 @@ fn spawn(
         .spawn(move || {
             // The ring is made by the thread that uses it: single issuer.
             let buffers = if targets.is_empty() { RECEIVE_BUFFERS } else { 0 };
-            let options = sys::RingOptions {
-                entries: RING_ENTRIES,
-                completions: RING_COMPLETIONS,
-                buffers,
-                buffer_bytes: RECEIVE_BUFFER_BYTES,
-            };
+            let options =
+                sys::RingOptions { entries: RING_ENTRIES, completions: RING_COMPLETIONS, buffers, buffer_bytes: RECEIVE_BUFFER_BYTES };
             let ring = sys::Uring::new(options);
             let place = run::Place { index, reactors, mailbox: own, event, targets, addresses };
             let (reactor, told) = match ring {

@@ -240,11 +240,7 @@ fn build(options: RingOptions) -> Result<IoUring, RingError> {
     match best {
         Err(err) if err.raw_os_error() == Some(libc::EINVAL) => {
             tracing::warn!("kernel without deferred task run: cooperative task run is used");
-            IoUring::builder()
-                .setup_cqsize(options.completions)
-                .setup_coop_taskrun()
-                .build(options.entries)
-                .map_err(RingError::Setup)
+            IoUring::builder().setup_cqsize(options.completions).setup_coop_taskrun().build(options.entries).map_err(RingError::Setup)
         }
         other => other.map_err(RingError::Setup),
     }

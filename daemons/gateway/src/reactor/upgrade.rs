@@ -48,10 +48,9 @@ pub fn parse(bytes: &[u8], trust_headers: bool) -> Upgrade {
         return Upgrade::Refuse(BAD_REQUEST);
     };
     let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
-    let response = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-    )
-    .into_bytes();
+    let response =
+        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n")
+            .into_bytes();
     let forwarded = if trust_headers { forwarded(request.headers) } else { None };
     Upgrade::Accept { consumed, response, forwarded }
 }

@@ -245,5 +245,4 @@ pub fn put_head(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
 }
 
 #[cfg(test)]
-#[path = "ws_tests.rs"]
 mod tests;

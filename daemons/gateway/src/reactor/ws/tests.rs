@@ -6,10 +6,10 @@ use super::*;
 fn client(fin: bool, opcode: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let mut out = vec![if fin { 0x80 } else { 0 } | opcode];
     match payload.len() {
-        n @ 0..=125 => out.push(0x80 | n as u8),
+        n @ 0..=125 => out.push(0x80 | u8::try_from(n).unwrap()),
         n @ 126..=0xffff => {
             out.push(0x80 | 126);
-            out.extend_from_slice(&(n as u16).to_be_bytes());
+            out.extend_from_slice(&u16::try_from(n).unwrap().to_be_bytes());
         }
         n => {
             out.push(0x80 | 127);

@@ -1,0 +1,186 @@
+//! Requests of sockets: what has completed, and which are made at the end of a round.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::conn::End;
+use super::run::{Reactor, set_end, work_on};
+use super::slot::{Ending, Key, Receive, Sending, Target};
+use super::sys::Completion;
+use crate::exchange::{CloseReason, Event};
+
+impl Reactor {
+    pub(super) fn on_receive(&mut self, key: Key, completion: &Completion) {
+        let index = key.slot as usize;
+        let Some(slot) = self.slots.get_mut(index).filter(|s| s.generation == key.generation) else { return };
+        if !completion.more {
+            slot.receive = Receive::Idle;
+        }
+        let ending = slot.ending.is_some();
+        match usize::try_from(completion.result) {
+            Ok(0) => set_end(slot, End::at_once(CloseReason::Peer)),
+            Ok(len) => {
+                self.common.metrics.bytes_in.inc_by(len as u64);
+                let bytes = completion.buffer.map_or(&[][..], |buffer| self.ring.received(buffer, len));
+                if !ending {
+                    let (desk, common) = (&mut self.desk, &self.common);
+                    work_on(slot, desk, common, |conn, cx| conn.on_bytes(bytes, cx));
+                }
+            }
+            Err(_) => match -completion.result {
+                libc::ENOBUFS => self.common.metrics.buffers_dry.inc(),
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                _ => set_end(slot, End::at_once(CloseReason::Peer)),
+            },
+        }
+        self.after_work(index);
+    }
+
+    pub(super) fn on_sent(&mut self, key: Key, result: i32) {
+        let index = key.slot as usize;
+        let bytes = self.ring.sent(index);
+        let Some(slot) = self.slots.get_mut(index).filter(|s| s.generation == key.generation) else {
+            return self.desk.pool.put(bytes);
+        };
+        let Some(sending) = slot.sending.take() else { return self.desk.pool.put(bytes) };
+        match usize::try_from(result) {
+            Ok(sent) => {
+                self.common.metrics.bytes_out.inc_by(sent as u64);
+                let from = sending.from + sent;
+                if from < sending.len && slot.ending.is_none_or(|e| !e.cancelled) {
+                    let token = Target::Send(key).token();
+                    match self.ring.send(slot.socket.as_fd(), index, bytes, from, token) {
+                        Ok(()) => slot.sending = Some(Sending { from, ..sending }),
+                        Err(_) => set_end(slot, End::at_once(CloseReason::Peer)),
+                    }
+                } else {
+                    self.desk.pool.put(bytes);
+                }
+            }
+            Err(_) => {
+                self.desk.pool.put(bytes);
+                if !matches!(-result, libc::EINTR | libc::EAGAIN) {
+                    set_end(slot, End::at_once(CloseReason::Peer));
+                }
+            }
+        }
+        self.after_work(index);
+    }
+
+    pub(super) fn attend_all(&mut self) -> io::Result<()> {
+        let mut touched = std::mem::take(&mut self.touched);
+        for index in touched.drain(..) {
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.touched = false;
+                self.attend(index)?;
+            }
+        }
+        if self.touched.is_empty() {
+            self.touched = touched;
+        }
+        Ok(())
+    }
+
+    /// Brings a slot's requests in line with what its connection wants.
+    fn attend(&mut self, index: usize) -> io::Result<()> {
+        self.check_output(index);
+        let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
+        let key = Key { slot: slot.conn.at.slot, generation: slot.generation };
+        let Some(mut ending) = slot.ending else {
+            self.start_send(index)?;
+            return self.adjust_receive(index, key);
+        };
+        if ending.end.flush && !ending.half_closed {
+            self.start_send(index)?;
+            let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
+            if slot.output() > 0 {
+                return self.adjust_receive(index, key);
+            }
+            // Closing with unread input would reset the connection and lose the last bytes: half-close, then discard.
+            let half = socket2::SockRef::from(&slot.socket).shutdown(std::net::Shutdown::Write);
+            ending.half_closed = half.is_ok();
+            ending.end.flush = half.is_ok();
+            slot.conn.close_ms = self.desk.now_ms + self.common.settings.linger_ms;
+            slot.ending = Some(ending);
+            let close_ms = slot.conn.close_ms;
+            if half.is_ok() {
+                self.insert_timer(index, close_ms);
+                return self.adjust_receive(index, key);
+            }
+        }
+        if ending.end.flush {
+            return self.adjust_receive(index, key);
+        }
+        let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
+        if slot.is_quiet() {
+            self.remove(index);
+            return Ok(());
+        }
+        if !ending.cancelled {
+            self.ring.cancel(slot.socket.as_fd(), Target::Cancel.token())?;
+            slot.ending = Some(Ending { cancelled: true, ..ending });
+        }
+        Ok(())
+    }
+
+    /// Enforces the output bound and keeps the budget of the process.
+    fn check_output(&mut self, index: usize) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        if slot.ending.is_none() && slot.output() > self.common.settings.output_bytes_max {
+            set_end(slot, End::at_once(CloseReason::OutputFull));
+            self.after_work(index);
+        }
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let output = slot.output();
+        if output > slot.counted {
+            self.common.shared.output.add(output - slot.counted, u64::MAX);
+        } else {
+            self.common.shared.output.sub(slot.counted - output);
+        }
+        slot.counted = output;
+    }
+
+    /// Sends the output unless a send is under way.
+    pub(super) fn start_send(&mut self, index: usize) -> io::Result<()> {
+        let Some(slot) = self.slots.get_mut(index).filter(|s| s.sending.is_none() && !s.out.is_empty()) else { return Ok(()) };
+        let key = Key { slot: slot.conn.at.slot, generation: slot.generation };
+        let bytes = std::mem::take(&mut slot.out);
+        slot.sending = Some(Sending { len: bytes.len(), from: 0 });
+        self.common.metrics.sends.inc();
+        self.ring.send(slot.socket.as_fd(), index, bytes, 0, Target::Send(key).token())
+    }
+
+    /// Arms or cancels the receive.
+    fn adjust_receive(&mut self, index: usize, key: Key) -> io::Result<()> {
+        let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
+        let token = Target::Receive(key).token();
+        match (slot.receive, slot.conn.wants_read(&self.common.settings)) {
+            (Receive::Idle, true) => {
+                self.ring.receive(slot.socket.as_fd(), token)?;
+                slot.receive = Receive::Armed;
+            }
+            (Receive::Armed, false) => {
+                self.common.metrics.reads_paused.inc();
+                self.ring.cancel_one(token, Target::Cancel.token())?;
+                slot.receive = Receive::Cancelled;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The last request has completed: the socket is closed and the connection forgotten.
+    fn remove(&mut self, index: usize) {
+        let slot = self.slots.remove(index);
+        debug_assert!(slot.is_quiet(), "a socket with requests under way stays open");
+        self.common.shared.output.sub(slot.counted);
+        self.place.addresses.leave(slot.address);
+        self.desk.pool.put(slot.out);
+        let reason = slot.ending.map_or(CloseReason::Peer, |e| e.end.reason);
+        self.common.metrics.closed.at(reason.index()).inc();
+        self.common.metrics.conns.dec();
+        if slot.conn.known {
+            self.desk.events.push(Event::Closed(slot.conn.at, reason));
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Real reactors on loopback sockets with a hub played by the test.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
+
+mod bounds;
+mod client;
+mod drain;
+mod rig;
+mod stream;
+mod timers;
+mod ws;

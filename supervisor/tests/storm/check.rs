@@ -11,7 +11,7 @@ mod tests;
 
 /// All records of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Evidence<'a> {
+pub(crate) struct Evidence<'a> {
     pub plan: &'a Plan,
     /// By source number.
     pub sources: &'a [Source],
@@ -22,7 +22,7 @@ pub struct Evidence<'a> {
 
 /// One broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Violation {
+pub(crate) enum Violation {
     /// A connection ended that nobody touched.
     Ended { source: usize, why: String },
     /// A send got no answer.
@@ -59,12 +59,12 @@ pub enum Violation {
 
 impl Violation {
     /// Time can still mend it: the message may be on its way.
-    pub fn pending(&self) -> bool {
+    pub(crate) fn pending(&self) -> bool {
         matches!(self, Self::NotDelivered { .. } | Self::NotNotified { .. } | Self::Unanswered(_))
     }
 
     /// Name of the kind, for counting.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Ended { .. } => "connection ended",
             Self::Unanswered(_) => "unanswered",
@@ -94,7 +94,7 @@ impl fmt::Display for Violation {
 
 /// How much there was, beside what was wrong.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(crate) struct Counts {
     pub sent: u64,
     pub acked: u64,
     /// Answered with reason 15, which a fault may cause.
@@ -111,14 +111,14 @@ pub struct Counts {
 
 /// What the checker found.
 #[derive(Debug, Clone, Default)]
-pub struct Findings {
+pub(crate) struct Findings {
     pub violations: Vec<Violation>,
     pub counts: Counts,
 }
 
 impl Findings {
     /// Number of violations of each kind.
-    pub fn kinds(&self) -> Vec<(&'static str, usize)> {
+    pub(crate) fn kinds(&self) -> Vec<(&'static str, usize)> {
         let mut kinds: Vec<(&'static str, usize)> = Vec::new();
         for violation in &self.violations {
             match kinds.iter_mut().find(|(kind, _)| *kind == violation.kind()) {
@@ -134,7 +134,7 @@ impl Findings {
 const SYSTEM_ERROR: u8 = 15;
 
 /// Checks all promises.
-pub fn check(evidence: &Evidence<'_>) -> Findings {
+pub(crate) fn check(evidence: &Evidence<'_>) -> Findings {
     let mut findings = Findings::default();
     let stored = check_logs(evidence, &mut findings);
     check_answers(evidence, &stored, &mut findings);

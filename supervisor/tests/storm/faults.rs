@@ -11,7 +11,7 @@ use crate::plan::Dice;
 use crate::storm::Storm;
 
 /// A process that hangs is found, killed and replaced within this.
-pub const HANG_REPAIRED_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const HANG_REPAIRED_WITHIN: Duration = Duration::from_secs(5);
 /// After a repair every source must get through again within this: a SEND's own deadline (5 s) and a margin.
 const FLOW_WITHIN: Duration = Duration::from_secs(15);
 /// Longest time before a fault strikes.
@@ -21,7 +21,7 @@ const APART_MS_MAX: usize = 150;
 
 /// What is done to the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// `kill -9`.
     Kill(&'static str),
     /// SIGSTOP: the process is there and does nothing.
@@ -33,7 +33,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Self::Kill(a) => format!("kill {a}"),
             Self::Hang(a) => format!("hang {a}"),
@@ -45,7 +45,7 @@ impl Fault {
 
 /// A fault and its repair, in µs of the run.
 #[derive(Debug, Clone)]
-pub struct Repair {
+pub(crate) struct Repair {
     pub fault: Fault,
     pub struck_us: u64,
     pub ready_us: u64,
@@ -57,7 +57,7 @@ pub struct Repair {
 ///
 /// # Errors
 /// The node does not come back, a hang is not repaired in time, or some source gets no acknowledgement any more.
-pub async fn strike(storm: &Storm, fault: Fault, dice: &mut Dice) -> anyhow::Result<Repair> {
+pub(crate) async fn strike(storm: &Storm, fault: Fault, dice: &mut Dice) -> anyhow::Result<Repair> {
     // A random moment of the load is what is wanted here; nothing is waited for.
     tokio::time::sleep(Duration::from_millis(dice.below(CALM_MS_MAX) as u64)).await;
     let field = &storm.field;

@@ -12,7 +12,7 @@ use crate::record::{Answer, Got, Notified, Sent, Source};
 
 /// What the sources do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Send and receive.
     Send,
     /// Receive, and wait for the answers that are open.
@@ -23,7 +23,7 @@ pub enum Phase {
 
 /// Shared by all tasks of one storm.
 #[derive(Debug)]
-pub struct Field {
+pub(crate) struct Field {
     pub plan: Plan,
     began: Instant,
     phase: AtomicU8,
@@ -37,7 +37,7 @@ pub struct Field {
 }
 
 impl Field {
-    pub fn new(plan: Plan) -> Arc<Self> {
+    pub(crate) fn new(plan: Plan) -> Arc<Self> {
         let count = plan.sources();
         Arc::new(Self {
             plan,
@@ -51,11 +51,11 @@ impl Field {
     }
 
     /// µs since the run began.
-    pub fn now_us(&self) -> u64 {
+    pub(crate) fn now_us(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    pub fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Send,
             1 => Phase::Drain,
@@ -63,12 +63,12 @@ impl Field {
         }
     }
 
-    pub fn set_phase(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     /// Notes that a source is about to send; returns the message's number.
-    pub fn sending(&self, source: usize, channel: usize) -> u32 {
+    pub(crate) fn sending(&self, source: usize, channel: usize) -> u32 {
         let at_us = self.now_us();
         let mut record = self.sources[source].lock();
         record.sent.push(Sent { channel, at_us, answers: Vec::new() });
@@ -76,7 +76,7 @@ impl Field {
     }
 
     /// Notes an answer to a message (`None`: it answers nothing that was sent).
-    pub fn answered(&self, source: usize, number: Option<u32>, reason: u8, id: i64, seq: u64) {
+    pub(crate) fn answered(&self, source: usize, number: Option<u32>, reason: u8, id: i64, seq: u64) {
         let at_us = self.now_us();
         let mut record = self.sources[source].lock();
         let sent = number.and_then(|n| record.sent.get_mut(usize::try_from(n).ok()?));
@@ -93,25 +93,25 @@ impl Field {
         self.answers.send_modify(|n| *n += 1);
     }
 
-    pub fn got(&self, source: usize, got: Got) {
+    pub(crate) fn got(&self, source: usize, got: Got) {
         self.sources[source].lock().got.push(got);
     }
 
-    pub fn ended(&self, source: usize, why: String) {
+    pub(crate) fn ended(&self, source: usize, why: String) {
         self.sources[source].lock().ended = Some(why);
     }
 
-    pub fn notified(&self, notified: impl IntoIterator<Item = Notified>) {
+    pub(crate) fn notified(&self, notified: impl IntoIterator<Item = Notified>) {
         self.sink.lock().extend(notified);
     }
 
     /// A copy of all records.
-    pub fn records(&self) -> (Vec<Source>, Vec<Notified>) {
+    pub(crate) fn records(&self) -> (Vec<Source>, Vec<Notified>) {
         (self.sources.iter().map(|s| s.lock().clone()).collect(), self.sink.lock().clone())
     }
 
     /// Number of records of any kind: grows while anything moves.
-    pub fn volume(&self) -> u64 {
+    pub(crate) fn volume(&self) -> u64 {
         let sources: u64 = self.sources.iter().map(|s| s.lock().got.len() as u64).sum();
         sources + self.sink.lock().len() as u64 + *self.answers.borrow()
     }
@@ -120,7 +120,7 @@ impl Field {
     ///
     /// # Errors
     /// Names the sources that have none within `limit`.
-    pub async fn flowing(&self, since_us: u64, limit: Duration) -> Result<(), Vec<usize>> {
+    pub(crate) async fn flowing(&self, since_us: u64, limit: Duration) -> Result<(), Vec<usize>> {
         let behind = || -> Vec<usize> {
             (0..self.fresh.len())
                 .filter(|&s| !self.plan.conns.get(s).is_some_and(|c| c.stuck))
@@ -131,7 +131,7 @@ impl Field {
     }
 
     /// Waits until every send is answered, or its source has ended; false when some are still open after `limit`.
-    pub async fn all_answered(&self, limit: Duration) -> bool {
+    pub(crate) async fn all_answered(&self, limit: Duration) -> bool {
         let open = |s: &Mutex<Source>| {
             let record = s.lock();
             record.ended.is_none() && record.sent.iter().rev().take(64).any(|m| m.answers.is_empty())

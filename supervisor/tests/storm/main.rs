@@ -6,6 +6,7 @@
 //! faults, the checker (pure), the report. Absent on purpose: any look into the daemons; only what clients, backends and operators can see counts.
 
 mod check;
+mod churn;
 mod faults;
 mod field;
 mod plan;
@@ -54,5 +55,6 @@ scenario!(kills, 20);
 scenario!(hangs, 6);
 scenario!(doubles, 8);
 scenario!(shares, 6);
+scenario!(churn, 6);
 scenario!(slow_receiver, 10);
 scenario!(hanging_sink, 4);

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 /// A small generator: the same seed gives the same storm on every machine (splitmix64).
 #[derive(Debug, Clone)]
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,11 +20,11 @@ impl Dice {
     }
 
     /// A number below `bound` (which is not 0).
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).unwrap_or(0)
     }
 
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for at in (1..items.len()).rev() {
             items.swap(at, self.below(at + 1));
         }
@@ -33,7 +33,7 @@ impl Dice {
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
+pub(crate) enum Speaks {
     /// Binary protocol over TCP, stating this version.
     Binary(u8),
     /// JSON-RPC over WebSocket.
@@ -42,7 +42,7 @@ pub enum Speaks {
 
 /// One connection.
 #[derive(Debug, Clone)]
-pub struct Conn {
+pub(crate) struct Conn {
     /// Index of the user.
     pub user: usize,
     pub device_flag: u8,
@@ -53,7 +53,7 @@ pub struct Conn {
 
 /// One channel.
 #[derive(Debug, Clone)]
-pub enum Channel {
+pub(crate) enum Channel {
     /// Two users.
     Person(usize, usize),
     /// Members with a connection, and members without.
@@ -61,7 +61,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    pub fn has(&self, user: usize) -> bool {
+    pub(crate) fn has(&self, user: usize) -> bool {
         match self {
             Self::Person(a, b) => *a == user || *b == user,
             Self::Group { members, .. } => members.contains(&user),
@@ -69,7 +69,7 @@ impl Channel {
     }
 
     /// First user of the channel.
-    pub fn someone(&self) -> usize {
+    pub(crate) fn someone(&self) -> usize {
         match self {
             Self::Person(a, _) => *a,
             Self::Group { members, .. } => members.first().copied().unwrap_or(0),
@@ -79,7 +79,7 @@ impl Channel {
 
 /// Everything a storm is made of. A *source* is a connection, or, behind the connections, a backend that sends through the API.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub users: Vec<String>,
     pub conns: Vec<Conn>,
     pub channels: Vec<Channel>,
@@ -96,7 +96,7 @@ const BACKENDS: usize = 2;
 
 impl Plan {
     /// 64 connections of 48 users (16 of them with two devices), 120 person channels, 80 groups, 2 backends.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let users = (0..USERS).map(|n| format!("u{n}")).collect();
         let conns = (0..CONNS)
@@ -126,7 +126,7 @@ impl Plan {
     }
 
     /// Adds a user whose only connection never reads, as a member of every fourth group.
-    pub fn add_stuck(&mut self) {
+    pub(crate) fn add_stuck(&mut self) {
         let user = self.users.len();
         self.users.push("stuck".into());
         self.conns.push(Conn { user, device_flag: 0, speaks: Speaks::Binary(5), stuck: true });
@@ -139,12 +139,12 @@ impl Plan {
         }
     }
 
-    pub fn sources(&self) -> usize {
+    pub(crate) fn sources(&self) -> usize {
         self.conns.len() + self.backends
     }
 
     /// Channel id and type as `user` names the channel.
-    pub fn name_for(&self, channel: usize, user: usize) -> (String, u8) {
+    pub(crate) fn name_for(&self, channel: usize, user: usize) -> (String, u8) {
         match &self.channels[channel] {
             Channel::Person(a, b) => (self.users[if *a == user { *b } else { *a }].clone(), 1),
             Channel::Group { id, .. } => (id.clone(), 2),
@@ -152,18 +152,18 @@ impl Plan {
     }
 
     /// The channels a user can send to.
-    pub fn channels_of(&self, user: usize) -> Vec<usize> {
+    pub(crate) fn channels_of(&self, user: usize) -> Vec<usize> {
         (0..self.channels.len()).filter(|&c| self.channels[c].has(user)).collect()
     }
 
     /// Connections that must receive what `source` sent to `channel`: all of all members, without the sending connection itself.
-    pub fn receivers(&self, channel: usize, source: usize) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn receivers(&self, channel: usize, source: usize) -> impl Iterator<Item = usize> + '_ {
         let channel = &self.channels[channel];
         (0..self.conns.len()).filter(move |&n| n != source && !self.conns[n].stuck && channel.has(self.conns[n].user))
     }
 
     /// Whether a channel's messages also go to a connection that never reads.
-    pub fn feeds_stuck(&self, channel: usize) -> bool {
+    pub(crate) fn feeds_stuck(&self, channel: usize) -> bool {
         self.conns.iter().any(|c| c.stuck && self.channels[channel].has(c.user))
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// Names a message for the whole run: it is the start of its payload (`source/number/`), so every record can be matched without the server's help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
+pub(crate) struct Key {
     pub source: u16,
     pub number: u32,
 }
@@ -29,14 +29,14 @@ impl FromStr for Key {
 
 impl Key {
     /// The key in a payload, or `None` when it is none of ours.
-    pub fn of_payload(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn of_payload(payload: &[u8]) -> Option<Self> {
         std::str::from_utf8(payload).ok()?.parse().ok()
     }
 }
 
 /// An answer to a SEND. Times are µs since the run began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub reason: u8,
     pub id: i64,
     /// 0: the answer does not say (the API).
@@ -45,14 +45,14 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn success(&self) -> bool {
+    pub(crate) fn success(&self) -> bool {
         self.reason == 1
     }
 }
 
 /// A message as its source sent it; the number in its key is its place in [`Source::sent`].
 #[derive(Debug, Clone)]
-pub struct Sent {
+pub(crate) struct Sent {
     pub channel: usize,
     pub at_us: u64,
     pub answers: Vec<Answer>,
@@ -60,7 +60,7 @@ pub struct Sent {
 
 /// A message as a connection received it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Got {
+pub(crate) struct Got {
     /// `None`: the payload is none of ours.
     pub key: Option<Key>,
     /// `None`: the channel or the sender shown is not that of any of our channels.
@@ -71,7 +71,7 @@ pub struct Got {
 
 /// Everything one source saw.
 #[derive(Debug, Clone, Default)]
-pub struct Source {
+pub(crate) struct Source {
     pub sent: Vec<Sent>,
     pub got: Vec<Got>,
     /// Answers that match no SEND of this source.
@@ -82,7 +82,7 @@ pub struct Source {
 
 /// One stored message, as `POST /channel/messagesync` returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub seq: u64,
     pub id: i64,
     pub key: Option<Key>,
@@ -91,7 +91,7 @@ pub struct Entry {
 
 /// One message as the webhook sink got it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Notified {
+pub(crate) struct Notified {
     pub key: Option<Key>,
     pub id: i64,
     pub seq: u64,

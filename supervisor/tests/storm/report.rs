@@ -15,7 +15,7 @@ const DELAYED_US: u64 = 150_000;
 
 /// What clients saw of one fault. Unit: ms.
 #[derive(Debug, Clone, Copy)]
-pub struct Pause {
+pub(crate) struct Pause {
     /// Longest time without any acknowledgement at all.
     pub gap_ms: f64,
     /// Longest time one send waited for its answer.
@@ -30,7 +30,7 @@ pub struct Pause {
 }
 
 /// Computes the pause of a fault from all answers.
-pub fn pause(repair: &Repair, sources: &[Source]) -> Pause {
+pub(crate) fn pause(repair: &Repair, sources: &[Source]) -> Pause {
     let (from, to) = (repair.struck_us, repair.flowing_us);
     let mut acks = vec![from, to];
     let (mut wait, mut sends, mut delayed) = (0, 0, 0);
@@ -53,7 +53,7 @@ pub fn pause(repair: &Repair, sources: &[Source]) -> Pause {
 }
 
 /// The table of pauses by fault.
-pub fn pauses(repairs: &[Repair], sources: &[Source]) -> String {
+pub(crate) fn pauses(repairs: &[Repair], sources: &[Source]) -> String {
     let mut rows: BTreeMap<String, Vec<Pause>> = BTreeMap::new();
     for repair in repairs {
         rows.entry(repair.fault.name()).or_default().push(pause(repair, sources));
@@ -85,7 +85,7 @@ pub fn pauses(repairs: &[Repair], sources: &[Source]) -> String {
 }
 
 /// Number of violations by kind, and the first of each.
-pub fn violations(findings: &Findings) -> String {
+pub(crate) fn violations(findings: &Findings) -> String {
     let mut text = String::new();
     for (kind, count) in findings.kinds() {
         writeln!(text, "VIOLATION {kind}: {count}").expect("a String takes everything");
@@ -97,6 +97,6 @@ pub fn violations(findings: &Findings) -> String {
 }
 
 /// Prints past the test harness's capture: the numbers belong to every run, not only to failing ones.
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     drop(writeln!(std::io::stdout(), "{text}"));
 }

@@ -12,7 +12,7 @@ const VICTIMS: [&str; 6] = ["worker.user@0", "worker.channel@0", "worker.push@0"
 
 /// Which run this is; printed by a failing one.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub(crate) struct Run {
     pub scenario: &'static str,
     pub seed: u64,
     pub rounds: usize,
@@ -31,7 +31,7 @@ impl Run {
     }
 
     /// Starts a storm, strikes with each fault in turn, and judges.
-    pub async fn strikes(&self, extra: &str, all: &[Fault]) -> anyhow::Result<()> {
+    pub(crate) async fn strikes(&self, extra: &str, all: &[Fault]) -> anyhow::Result<()> {
         let mut dice = Dice::new(self.seed);
         let storm = self.begin(Plan::new(self.seed), extra).await?;
         let mut repairs = Vec::new();
@@ -77,17 +77,17 @@ impl Run {
     }
 
     /// `kill -9` of one process of each kind.
-    pub async fn kills(&self) -> anyhow::Result<()> {
+    pub(crate) async fn kills(&self) -> anyhow::Result<()> {
         self.strikes("", &VICTIMS.map(Fault::Kill)).await
     }
 
     /// SIGSTOP instead of `kill -9`.
-    pub async fn hangs(&self) -> anyhow::Result<()> {
+    pub(crate) async fn hangs(&self) -> anyhow::Result<()> {
         self.strikes("", &VICTIMS.map(Fault::Hang)).await
     }
 
     /// Two deaths in quick succession along the path, and during a replay.
-    pub async fn doubles(&self) -> anyhow::Result<()> {
+    pub(crate) async fn doubles(&self) -> anyhow::Result<()> {
         let faults = [
             Fault::Both("worker.user@0", "worker.channel@0"),
             Fault::Both("worker.channel@0", "cluster@0"),
@@ -102,14 +102,19 @@ impl Run {
     }
 
     /// Two workers in each pool, one of them killed.
-    pub async fn shares(&self) -> anyhow::Result<()> {
+    pub(crate) async fn shares(&self) -> anyhow::Result<()> {
         let faults =
             ["worker.user@0", "worker.channel@1", "worker.push@0", "worker.user@1", "worker.channel@0", "worker.push@1"].map(Fault::Kill);
         self.strikes("workers:\n  user: 2\n  channel: 2\n  push: 2", &faults).await
     }
 
+    /// Users come, are kicked and log in on a second device while workers die.
+    pub(crate) async fn churn(&self) -> anyhow::Result<()> {
+        crate::churn::run(self.seed, self.rounds).await.map_err(|e| e.context(self.command()))
+    }
+
     /// A member of many groups that never reads: nobody else notices, and memory stays bounded.
-    pub async fn slow_receiver(&self) -> anyhow::Result<()> {
+    pub(crate) async fn slow_receiver(&self) -> anyhow::Result<()> {
         let mut plan = Plan::new(self.seed);
         plan.add_stuck();
         let storm = self.begin(plan, "limits:\n  outboundBytes: 1MB").await?;
@@ -140,7 +145,7 @@ impl Run {
     }
 
     /// The backend takes webhooks and never answers, the API dies meanwhile; then it answers again and has everything.
-    pub async fn hanging_sink(&self) -> anyhow::Result<()> {
+    pub(crate) async fn hanging_sink(&self) -> anyhow::Result<()> {
         let mut dice = Dice::new(self.seed);
         let storm = self.begin(Plan::new(self.seed), "").await?;
         storm.sink.hold(true);

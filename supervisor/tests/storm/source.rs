@@ -34,14 +34,14 @@ const BACKEND_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A logged-in connection of either kind.
 #[derive(Debug)]
-pub enum Wire {
+pub(crate) enum Wire {
     Binary(Box<Client>),
     Json(Box<JsonClient>),
 }
 
 impl Wire {
     /// Logs in as connection `number` of the plan.
-    pub async fn connect(plan: &Plan, number: usize, tcp: std::net::SocketAddr, ws: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(plan: &Plan, number: usize, tcp: std::net::SocketAddr, ws: &str) -> anyhow::Result<Self> {
         let conn = &plan.conns[number];
         let mut login = Login { device_flag: conn.device_flag, ..Login::new(&plan.users[conn.user]) };
         login.device_id = format!("{}-{number}", login.device_id);
@@ -78,7 +78,7 @@ fn payload(plan: &Plan, key: Key, channel: usize) -> Vec<u8> {
 }
 
 /// One connection's task; ends at [`Phase::Stop`] or with the connection.
-pub struct Talker {
+pub(crate) struct Talker {
     field: Arc<Field>,
     number: usize,
     wire: Wire,
@@ -92,7 +92,7 @@ pub struct Talker {
 }
 
 impl Talker {
-    pub fn new(field: Arc<Field>, number: usize, wire: Wire, seed: u64) -> Self {
+    pub(crate) fn new(field: Arc<Field>, number: usize, wire: Wire, seed: u64) -> Self {
         let user = field.plan.conns[number].user;
         let channels = field.plan.channels_of(user);
         let names = channels.iter().map(|&c| (field.plan.name_for(c, user), c)).collect();
@@ -101,7 +101,7 @@ impl Talker {
         Self { field, number, wire, dice, channels, names, open: HashMap::new(), due }
     }
 
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         if let Err(err) = self.talk().await {
             self.field.ended(self.number, format!("{err:#}"));
         }
@@ -164,7 +164,7 @@ fn sender_fits(plan: &Plan, key: Key, from: &str) -> bool {
 }
 
 /// A connection that logs in and never reads; lives until [`Phase::Stop`].
-pub async fn stuck(field: Arc<Field>, wire: Wire) {
+pub(crate) async fn stuck(field: Arc<Field>, wire: Wire) {
     while field.phase() != Phase::Stop {
         tokio::time::sleep(LOOK).await;
     }
@@ -172,7 +172,7 @@ pub async fn stuck(field: Arc<Field>, wire: Wire) {
 }
 
 /// A backend that sends through the API, one message at a time, repeating a request that got no answer.
-pub async fn backend(field: Arc<Field>, number: usize, api: Api, seed: u64) {
+pub(crate) async fn backend(field: Arc<Field>, number: usize, api: Api, seed: u64) {
     let mut dice = Dice::new(seed ^ ((number as u64 + 1) << 32));
     let mut pace = tokio::time::interval(BACKEND_PACE);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

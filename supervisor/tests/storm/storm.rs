@@ -27,7 +27,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A running storm.
-pub struct Storm {
+pub(crate) struct Storm {
     pub node: Node,
     pub sink: Arc<Sink>,
     pub field: Arc<Field>,
@@ -37,7 +37,7 @@ pub struct Storm {
 
 impl Storm {
     /// Starts a node with this configuration added, makes the groups, logs everybody in and waits until all of them send.
-    pub async fn start(plan: Plan, seed: u64, extra: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn start(plan: Plan, seed: u64, extra: &str) -> anyhow::Result<Self> {
         let field = Field::new(plan);
         let sink = {
             let field = Arc::clone(&field);
@@ -83,7 +83,7 @@ impl Storm {
     }
 
     /// Ends the sending, waits until everything has arrived everywhere (or nothing moves any more), and judges.
-    pub async fn finish(mut self) -> anyhow::Result<Outcome> {
+    pub(crate) async fn finish(mut self) -> anyhow::Result<Outcome> {
         self.field.set_phase(Phase::Drain);
         self.field.all_answered(ANSWERS_WITHIN).await;
         let findings = self.settle().await;
@@ -139,7 +139,7 @@ impl Storm {
     }
 
     /// Memory of each process of the node. Unit: KiB resident.
-    pub async fn memory(&self) -> anyhow::Result<HashMap<String, u64>> {
+    pub(crate) async fn memory(&self) -> anyhow::Result<HashMap<String, u64>> {
         let status = self.node.status().await?;
         let resident = |pid: u32| {
             let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -151,7 +151,7 @@ impl Storm {
 }
 
 /// What is left after a storm.
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub findings: Findings,
     pub sources: Vec<crate::record::Source>,
     pub node: Node,

@@ -1,1 +1,33 @@
-//! Supervisor and control tool.
+//! Starts, watches, restarts and stops the daemons of one node, and the control tool that talks to it.
+//!
+//! Planes: the *engine* (main thread, current-thread runtime) owns the [`table::Table`], every fork, pidfd, timer and health watch; the
+//! *control* thread serves `control.sock` and `node.sock` from published snapshots and hands commands to the engine through one bounded
+//! queue, so that no client can hold the engine up.
+//!
+//! Invariants: the table decides, the edge modules act; at most one live process per instance; no signal without a pidfd (or an unreaped
+//! leader, for its group); no pipe between the supervisor and a child's output, so that neither can block the other.
+//!
+//! Deliberately absent: consensus, storage, message handling. This is the smallest program of the node.
+
+pub mod backoff;
+mod calls;
+pub mod cause;
+pub mod config;
+pub mod console;
+pub mod control;
+pub mod ctl;
+pub mod engine;
+pub mod limits;
+pub mod listeners;
+pub mod logs;
+pub mod metrics;
+pub mod process;
+mod ready;
+pub mod report;
+pub mod runtime;
+pub mod service;
+pub mod spawn;
+pub mod spec;
+mod sys;
+pub mod table;
+pub mod timing;

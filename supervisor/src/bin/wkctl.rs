@@ -1,2 +1,7 @@
-//! Entry point.
-fn main() {}
+//! Control tool of a node.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(wk_supervisor::ctl::main(&wk_config::Env::process()))
+}

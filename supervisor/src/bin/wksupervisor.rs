@@ -1,2 +1,75 @@
-//! Entry point.
-fn main() {}
+//! Supervisor of a node.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use wk_config::Env;
+use wk_supervisor::config::Source;
+use wk_supervisor::service::{self, Options};
+
+/// Runs a WuKongIM node: starts, watches, restarts and stops its daemons.
+#[derive(Debug, Parser)]
+#[command(name = "wksupervisor", version, about = "Runs a WuKongIM node", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts the node and stays in the foreground
+    Run {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// End a resident supervisor of this node first when all its daemons are down
+        #[arg(long)]
+        replace: bool,
+        /// Descriptor that gets a copy of the output, then `exit CODE` when the start is over
+        #[arg(long, value_name = "N", hide = true)]
+        detach_notify_fd: Option<i32>,
+    },
+    /// Validates the configuration and the binaries, starts nothing
+    Check {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// Unknown keys are errors
+        #[arg(long)]
+        strict: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct SourceArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder for data and logs; overrides rootDir and dataDir
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Base of the runtime folder; overrides supervisor.runtimeDir
+    #[arg(long, value_name = "DIR")]
+    runtime: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let env = Env::process();
+    let ran = match Cli::parse().command {
+        Command::Run { source: SourceArgs { config, data, runtime }, replace, detach_notify_fd } => {
+            let source = Source { file: config, data, runtime, strict: false };
+            service::run(Options { source, replace, notify_fd: detach_notify_fd }, &env)
+        }
+        Command::Check { source: SourceArgs { config, data, runtime }, strict } => {
+            service::check(&Source { file: config, data, runtime, strict }, &env).map(|config| service::describe(&config))
+        }
+    };
+    match ran {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // Nobody is left to be told when standard error is closed.
+            writeln!(io::stderr(), "wksupervisor: {}", service::chain(&error)).unwrap_or_default();
+            ExitCode::from(error.exit())
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! How long a crashed instance waits: 0, 0.2, 0.4, 0.8 … 30 s, ±20 %.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::limits::{
+    BACKOFF_BASE, BACKOFF_CAP, BACKOFF_RESET, CRASH_LOOP_COUNT, CRASH_LOOP_WINDOW, RESTART_BUCKET, RESTART_WINDOW,
+};
+
+/// Time since the supervisor started, monotonic.
+pub type Time = Duration;
+
+/// Crash history of one instance.
+#[derive(Debug, Clone, Default)]
+pub struct Backoff {
+    crashes: u32,
+    last_delay: Duration,
+    recent: VecDeque<Time>,
+}
+
+/// What happened just before a crash.
+#[derive(Debug, Clone, Copy)]
+pub struct Crash {
+    /// Now.
+    pub at: Time,
+    /// Time in Ready of the generation that died; `None`: it never was.
+    pub ready_for: Option<Duration>,
+    /// Hang or out of memory: one step more.
+    pub heavy: bool,
+    /// Random share of the jitter, -1..=1.
+    pub jitter: f64,
+}
+
+impl Backoff {
+    /// Counts a crash and says how long to wait.
+    pub fn on_crash(&mut self, crash: Crash) -> Duration {
+        let stable = BACKOFF_RESET.max(self.last_delay * 2);
+        if crash.ready_for.is_some_and(|ready| ready >= stable) {
+            self.crashes = 0;
+        }
+        self.crashes = self.crashes.saturating_add(1 + u32::from(crash.heavy));
+        if crash.ready_for.is_none() {
+            self.crashes = self.crashes.max(2);
+        }
+        self.recent.push_back(crash.at);
+        if self.recent.len() > CRASH_LOOP_COUNT {
+            self.recent.pop_front();
+        }
+        self.last_delay = delay(self.crashes);
+        jittered(self.last_delay, crash.jitter)
+    }
+
+    /// Forgets everything: an operator asked for a start or restart.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Five crashes within a minute, the last of them within the last minute.
+    #[must_use]
+    pub fn crash_loop(&self, now: Time) -> bool {
+        self.recent.len() == CRASH_LOOP_COUNT && self.recent.front().is_some_and(|first| now.saturating_sub(*first) < CRASH_LOOP_WINDOW)
+    }
+
+    /// True when this instance has crashed once since the counter was cleared.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.crashes <= 1
+    }
+}
+
+/// Delay before the restart that follows crash number `crash` (from 1), without jitter.
+#[must_use]
+pub fn delay(crash: u32) -> Duration {
+    match crash {
+        0 | 1 => Duration::ZERO,
+        n => BACKOFF_CAP.min(BACKOFF_BASE.saturating_mul(1 << (n - 2).min(16))),
+    }
+}
+
+fn jittered(delay: Duration, jitter: f64) -> Duration {
+    delay.mul_f64(1.0 + 0.2 * jitter.clamp(-1.0, 1.0))
+}
+
+/// Restarts of the whole node: a poisoned event that kills every worker must not become a fork storm.
+#[derive(Debug, Clone, Default)]
+pub struct RestartBucket {
+    taken: VecDeque<Time>,
+}
+
+impl RestartBucket {
+    /// Takes a token. `Err` holds the time at which one is free again.
+    ///
+    /// # Errors
+    /// [`RESTART_BUCKET`] restarts lie within the last [`RESTART_WINDOW`].
+    pub fn take(&mut self, now: Time) -> Result<(), Time> {
+        while self.taken.front().is_some_and(|at| now.saturating_sub(*at) >= RESTART_WINDOW) {
+            self.taken.pop_front();
+        }
+        match self.taken.front() {
+            Some(first) if self.taken.len() >= RESTART_BUCKET => Err(*first + RESTART_WINDOW),
+            _ => {
+                self.taken.push_back(now);
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crash(at: u64, ready_for: Option<u64>) -> Crash {
+        Crash { at: Duration::from_secs(at), ready_for: ready_for.map(Duration::from_secs), heavy: false, jitter: 0.0 }
+    }
+
+    #[test]
+    fn follows_the_sequence_and_stays_at_the_cap() {
+        let mut backoff = Backoff::default();
+        let got: Vec<u128> = (0..12).map(|n| backoff.on_crash(crash(n, Some(1))).as_millis()).collect();
+        assert_eq!(got, [0, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000, 30000]);
+    }
+
+    #[test]
+    fn forgets_after_a_stable_time_and_not_before() {
+        let mut backoff = Backoff::default();
+        for n in 0..4 {
+            backoff.on_crash(crash(n, Some(1)));
+        }
+        assert_ne!(backoff.on_crash(crash(80, Some(59))), Duration::ZERO);
+        assert_eq!(backoff.on_crash(crash(200, Some(61))), Duration::ZERO);
+    }
+
+    #[test]
+    fn death_before_ready_starts_with_a_delay() {
+        assert_eq!(Backoff::default().on_crash(crash(0, None)), BACKOFF_BASE);
+    }
+
+    #[test]
+    fn hang_costs_one_step() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.on_crash(Crash { heavy: true, ..crash(0, Some(1)) }), BACKOFF_BASE);
+    }
+
+    #[test]
+    fn flags_a_crash_loop() {
+        let mut backoff = Backoff::default();
+        for n in 0..4 {
+            backoff.on_crash(crash(n, Some(1)));
+            assert!(!backoff.crash_loop(Duration::from_secs(n)));
+        }
+        backoff.on_crash(crash(5, Some(1)));
+        assert!(backoff.crash_loop(Duration::from_secs(5)));
+        assert!(!backoff.crash_loop(Duration::from_secs(100)));
+    }
+
+    #[test]
+    fn jitter_is_a_fifth() {
+        assert_eq!(jittered(Duration::from_secs(10), 1.0), Duration::from_secs(12));
+        assert_eq!(jittered(Duration::from_secs(10), -9.0), Duration::from_secs(8));
+    }
+
+    #[test]
+    fn bucket_refuses_the_eleventh_and_says_when() {
+        let mut bucket = RestartBucket::default();
+        for n in 0..10 {
+            assert_eq!(bucket.take(Duration::from_millis(n)), Ok(()));
+        }
+        assert_eq!(bucket.take(Duration::from_secs(1)), Err(Duration::from_secs(10)));
+        assert_eq!(bucket.take(Duration::from_secs(10)), Ok(()));
+    }
+}

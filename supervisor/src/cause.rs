@@ -1,0 +1,117 @@
+//! Why a generation ended, or never began.
+
+use std::fmt;
+
+/// Exit codes after which a restart cannot help: usage, permission, configuration.
+const PERMANENT_CODES: [i32; 3] = [64, 77, 78];
+
+/// How a process ended, as the kernel says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// `exit(code)`.
+    Code(i32),
+    /// Killed by a signal.
+    Signal {
+        /// Signal number.
+        signal: i32,
+        /// A core was written.
+        core: bool,
+    },
+    /// Somebody else reaped it.
+    Unknown,
+}
+
+/// Reason of a crash, of a failure, or of our own intervention.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// It ended by itself.
+    Exit(Exit),
+    /// It never came to life.
+    Spawn {
+        /// Path and errno in words.
+        text: String,
+        /// Trying again cannot help: the binary is missing or unusable.
+        permanent: bool,
+    },
+    /// No health answer, or not Ready, in time.
+    StartTimeout,
+    /// Liveness checks or probes were not answered.
+    Hang(&'static str),
+    /// The health socket was answered by somebody else.
+    Identity(String),
+}
+
+impl Cause {
+    /// True when a restart cannot help.
+    #[must_use]
+    pub fn permanent(&self) -> bool {
+        match self {
+            Self::Exit(Exit::Code(code)) => PERMANENT_CODES.contains(code),
+            Self::Spawn { permanent, .. } => *permanent,
+            Self::Identity(_) => true,
+            Self::Exit(_) | Self::StartTimeout | Self::Hang(_) => false,
+        }
+    }
+
+    /// True when the backoff takes one more step.
+    #[must_use]
+    pub fn heavy(&self) -> bool {
+        // A SIGKILL from outside may be anything, also an operator or a storm test: only what is known to be bad waits longer.
+        matches!(self, Self::Hang(_))
+    }
+
+    /// Closed set, for metrics.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Exit(Exit::Code(_)) => "exit",
+            Self::Exit(Exit::Signal { .. }) => "signal",
+            Self::Exit(Exit::Unknown) => "unknown",
+            Self::Spawn { .. } => "spawn",
+            Self::StartTimeout => "start-timeout",
+            Self::Hang(_) => "hang",
+            Self::Identity(_) => "identity",
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(64) => f.write_str("exit 64 (usage)"),
+            Self::Code(75) => f.write_str("exit 75 (temporary failure)"),
+            Self::Code(77) => f.write_str("exit 77 (permission denied)"),
+            Self::Code(78) => f.write_str("exit 78 (configuration refused)"),
+            Self::Code(code) => write!(f, "exit {code}"),
+            Self::Signal { signal, core } => {
+                let name = signal_name(*signal);
+                write!(f, "signal {signal}{name}{}", if *core { ", core dumped" } else { "" })
+            }
+            Self::Unknown => f.write_str("gone, exit status unknown"),
+        }
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        4 => " (ILL)",
+        6 => " (ABRT)",
+        7 => " (BUS)",
+        9 => " (KILL, not ours, perhaps out of memory)",
+        11 => " (SEGV)",
+        15 => " (TERM, not ours)",
+        _ => "",
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit(exit) => exit.fmt(f),
+            Self::Spawn { text, .. } => f.write_str(text),
+            Self::StartTimeout => f.write_str("not ready before the start timeout"),
+            Self::Hang(how) => write!(f, "hang: {how}"),
+            Self::Identity(text) => write!(f, "health socket answered by another process: {text}"),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What the supervisor takes from the configuration of the node.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use wk_config::{ConfigError, Env, Inputs, RuntimeError};
+use wk_types::{Daemon, Pool};
+
+use crate::spec::{RestartPolicy, Spec};
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// `--data`: base folder of data and logs.
+    pub data: Option<PathBuf>,
+    /// `--runtime`: base of the runtime folder.
+    pub runtime: Option<PathBuf>,
+    /// Unknown keys are errors.
+    pub strict: bool,
+}
+
+/// A listener that the supervisor opens for a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublicAddr {
+    /// Who accepts on it.
+    pub daemon: Daemon,
+    /// Name of the descriptor.
+    pub name: &'static str,
+    /// Word shown to people.
+    pub label: &'static str,
+    /// Key in the configuration.
+    pub key: &'static str,
+    /// Where.
+    pub addr: SocketAddr,
+}
+
+/// Everything about this node that does not change while the supervisor runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Cluster node id.
+    pub node_id: u16,
+    /// Resolved configuration for the daemons, secrets included.
+    pub json: String,
+    /// First hexadecimal digits of its hash, shown in status.
+    pub hash: String,
+    /// Data folder.
+    pub data_dir: PathBuf,
+    /// Log folder.
+    pub logs_dir: PathBuf,
+    /// Runtime folder of the node.
+    pub runtime_dir: PathBuf,
+    /// Folder of the binaries.
+    pub bin_dir: PathBuf,
+    /// Public listeners.
+    pub public: Vec<PublicAddr>,
+    /// Daemons, edges, deadlines.
+    pub spec: Spec,
+    /// Slots of each daemon.
+    pub slots: BTreeMap<Daemon, u16>,
+    /// A whole stop takes this long at most, then deadlines are cut.
+    pub stop_timeout: std::time::Duration,
+    /// Attempts after a failed first start.
+    pub start_retries: u16,
+    /// First log filter.
+    pub log_filter: String,
+    /// Environment given to the daemons.
+    pub child_env: Vec<(String, String)>,
+    /// To be shown once.
+    pub warnings: Vec<String>,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Problems in the file, the environment or flags, all of them.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No place for sockets.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Our own place is unknown, so are the binaries.
+    #[error("find the folder of the binaries")]
+    BinDir(#[source] std::io::Error),
+}
+
+/// Variables that every daemon inherits; all others are cleared.
+const INHERITED: [&str; 12] = [
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "RUST_BACKTRACE", "SSL_CERT_FILE", "SSL_CERT_DIR", "WK_LOG", "WK_LOG_FORMAT", "WK_FAULTS",
+];
+
+impl Config {
+    /// Reads file, environment and flags once.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load(source: &Source, env: &Env) -> Result<Self, LoadError> {
+        let mut flags = Vec::new();
+        if let Some(data) = &source.data {
+            flags.push(("rootDir", absolute(data), "--data"));
+            flags.push(("dataDir", absolute(data), "--data"));
+        }
+        if let Some(runtime) = &source.runtime {
+            flags.push(("supervisor.runtimeDir", absolute(runtime), "--runtime"));
+        }
+        let inputs = Inputs { file: None, env: env.clone(), flags: &flags, strict: source.strict };
+        let loaded = wk_config::load_file(source.file.as_deref(), false, &inputs)?;
+        let config = loaded.config;
+        let uid = rustix::process::geteuid().as_raw();
+        let runtime_dir = wk_config::runtime_dir(&config, env, uid, usable)?;
+        let bin_dir = match env.get("WK_BIN_DIR") {
+            Some(dir) => PathBuf::from(dir),
+            None => std::env::current_exe().map_err(LoadError::BinDir)?.parent().map_or_else(PathBuf::new, Path::to_path_buf),
+        };
+        let json = config.to_json();
+        Ok(Self {
+            node_id: config.cluster.node_id,
+            hash: short_hash(&json),
+            data_dir: config.data_path(),
+            logs_dir: config.logs_path(),
+            runtime_dir,
+            bin_dir,
+            public: public(&config),
+            spec: spec(&config),
+            slots: slots(&config),
+            stop_timeout: config.supervisor.stop_timeout,
+            start_retries: config.supervisor.start_retries,
+            log_filter: env.get("WK_LOG").map_or_else(|| config.log_filter().to_owned(), str::to_owned),
+            child_env: env.iter().filter(|(k, _)| INHERITED.contains(k)).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+            warnings: loaded.warnings,
+            json,
+        })
+    }
+
+    /// Health and link sockets of a generation.
+    #[must_use]
+    pub fn sockets(&self, name: wk_types::InstanceName, generation: u64) -> (PathBuf, PathBuf) {
+        let file = format!("{name}.{generation}.sock");
+        (self.runtime_dir.join("h").join(&file), self.runtime_dir.join("s").join(&file))
+    }
+
+    /// Log of an instance.
+    #[must_use]
+    pub fn log_path(&self, name: wk_types::InstanceName) -> PathBuf {
+        self.logs_dir.join(format!("{name}.log"))
+    }
+}
+
+/// Makes a path independent of the working folder; it need not exist.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
+}
+
+/// A base folder that exists or can be made, and that we may write.
+fn usable(base: &Path) -> bool {
+    std::fs::create_dir_all(base).is_ok() && rustix::fs::access(base, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+fn public(config: &wk_config::Config) -> Vec<PublicAddr> {
+    let mut list = vec![
+        PublicAddr { daemon: Daemon::Gateway, name: "tcp", label: "tcp", key: "addr", addr: config.addr.0 },
+        PublicAddr { daemon: Daemon::Gateway, name: "ws", label: "ws", key: "wsAddr", addr: config.ws_addr.0 },
+        PublicAddr { daemon: Daemon::Api, name: "http", label: "api", key: "httpAddr", addr: config.http_addr.0 },
+    ];
+    if let Some(wss) = config.wss_addr {
+        list.push(PublicAddr { daemon: Daemon::Gateway, name: "wss", label: "wss", key: "wssAddr", addr: wss.0 });
+    }
+    if config.manager.on {
+        list.push(PublicAddr { daemon: Daemon::Api, name: "manager", label: "manager", key: "manager.addr", addr: config.manager.addr.0 });
+    }
+    list
+}
+
+fn spec(config: &wk_config::Config) -> Spec {
+    let mut spec = Spec::standard(config.supervisor.start_timeout);
+    for (daemon, spec) in &mut spec.daemons {
+        let policy = config.supervisor.daemons.of(*daemon);
+        spec.start_timeout = policy.start_timeout.unwrap_or(spec.start_timeout);
+        spec.term_deadline = policy.stop_timeout.unwrap_or(spec.term_deadline);
+        spec.max_restarts = policy.max_restarts;
+        spec.restart = match policy.restart {
+            wk_config::Restart::Always => RestartPolicy::Always,
+            wk_config::Restart::OnFailure => RestartPolicy::OnFailure,
+            wk_config::Restart::Never => RestartPolicy::Never,
+        };
+    }
+    spec
+}
+
+fn slots(config: &wk_config::Config) -> BTreeMap<Daemon, u16> {
+    let workers = &config.workers;
+    let mut slots: BTreeMap<Daemon, u16> = Daemon::ALL.into_iter().map(|d| (d, 1)).collect();
+    slots.extend([
+        (Daemon::Worker(Pool::User), workers.user),
+        (Daemon::Worker(Pool::Channel), workers.channel),
+        (Daemon::Worker(Pool::Push), workers.push),
+    ]);
+    slots
+}
+
+/// FNV-1a: tells configurations apart for people, protects nothing.
+fn short_hash(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    format!("{:06x}", hash >> 40)
+}

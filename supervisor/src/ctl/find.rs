@@ -1,0 +1,112 @@
+//! Which node, and how to reach it (`spec/config.md` §5).
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tonic::transport::Channel;
+use wk_config::{Config, Env, runtime_bases};
+use wk_proto::supervisor::v1 as pb;
+use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
+
+use super::{EXIT_PERMISSION, EXIT_UNREACHABLE, EXIT_USAGE, Failure};
+
+const SOCKET: &str = "control.sock";
+/// A supervisor whose node is down ends at once; this is for a slow machine.
+const REPLACE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to start a node, for messages.
+const HOW: &str = "start one with `scripts/up`, or `wksupervisor run --config FILE`";
+
+/// `--runtime`, else `--node`, else the only node there is.
+pub(super) fn node_dir(runtime: Option<&Path>, node: Option<u16>, env: &Env) -> Result<PathBuf, Failure> {
+    if let Some(dir) = runtime.filter(|d| d.join(SOCKET).exists()) {
+        return Ok(dir.to_path_buf());
+    }
+    let uid = rustix::process::geteuid().as_raw();
+    let bases = runtime.map_or_else(|| runtime_bases(&Config::default(), env, uid), |dir| vec![dir.to_path_buf()]);
+    let mut found = nodes(&bases);
+    if let Some(node) = node {
+        found.retain(|dir| dir.file_name().is_some_and(|n| n.to_string_lossy() == node.to_string()));
+    }
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => {
+            let looked: Vec<String> = bases.iter().map(|b| b.display().to_string()).collect();
+            Err(Failure::new(EXIT_UNREACHABLE, format!("no supervisor runs (looked under {}); {HOW}", looked.join(", "))))
+        }
+        several => {
+            let list: Vec<String> = several.iter().map(|d| d.display().to_string()).collect();
+            Err(Failure::new(EXIT_USAGE, format!("several nodes run, choose one with --node or --runtime: {}", list.join(", "))))
+        }
+    }
+}
+
+/// Folders with a control socket, one level below the bases.
+fn nodes(bases: &[PathBuf]) -> Vec<PathBuf> {
+    let below = bases.iter().filter_map(|b| fs::read_dir(b).ok()).flat_map(|entries| entries.flatten().map(|e| e.path()));
+    let mut found: Vec<PathBuf> = below.filter(|d| d.join(SOCKET).exists()).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Connects, with a message that says what to do when that fails.
+pub(super) async fn dial(dir: &Path) -> Result<SupervisorClient<Channel>, Failure> {
+    let path = dir.join(SOCKET);
+    // The plain connect tells a missing supervisor from a missing right; the channel's own error would not.
+    if let Err(error) = UnixStream::connect(&path) {
+        return Err(match error.kind() {
+            io::ErrorKind::PermissionDenied => Failure::new(EXIT_PERMISSION, format!("{}: permission denied", path.display())),
+            _ => Failure::new(EXIT_UNREACHABLE, format!("no supervisor answers on {} ({error}); {HOW}", path.display())),
+        });
+    }
+    let channel = wk_rpc::dial(&path).await.map_err(|e| Failure::new(EXIT_UNREACHABLE, format!("{e}; {HOW}")))?;
+    Ok(SupervisorClient::new(channel))
+}
+
+/// Ends the resident supervisor of a node whose daemons are all down, and waits until it is gone. `None` or `false`: it stays.
+pub(crate) async fn replace(dir: &Path) -> Option<bool> {
+    let mut client = dial(dir).await.ok()?;
+    let status = client.status(pb::StatusRequest::default()).await.ok()?.into_inner();
+    if status.overall != "down" {
+        return Some(false);
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(status.supervisor_pid).ok()?)?;
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
+    let request = pb::OpRequest { supervisor_too: true, ..Default::default() };
+    let mut events = client.stop(request).await.ok()?.into_inner();
+    while let Ok(Some(_)) = events.message().await {}
+    writeln!(io::stdout(), "replacing the resident supervisor, pid {}", status.supervisor_pid).unwrap_or_default();
+    let gone = crate::sys::readable(std::os::fd::AsFd::as_fd(&pidfd)).ok()?;
+    tokio::time::timeout(REPLACE_TIMEOUT, gone.readable()).await.ok()?.ok()?.retain_ready();
+    Some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chooses_the_only_node_and_lists_several() {
+        let base = tempfile::tempdir().unwrap();
+        let env = Env::default();
+        let dir = |runtime: &Path, node| node_dir(Some(runtime), node, &env);
+        let none = dir(base.path(), None).unwrap_err();
+        assert_eq!(none.code, EXIT_UNREACHABLE);
+        assert!(none.message.contains("scripts/up"), "{none}");
+        for id in ["1001", "1002"] {
+            fs::create_dir(base.path().join(id)).unwrap();
+        }
+        fs::write(base.path().join("1001").join(SOCKET), "").unwrap();
+        assert_eq!(dir(base.path(), None).unwrap(), base.path().join("1001"));
+        assert_eq!(dir(&base.path().join("1001"), None).unwrap(), base.path().join("1001"));
+        fs::write(base.path().join("1002").join(SOCKET), "").unwrap();
+        let several = dir(base.path(), None).unwrap_err();
+        assert_eq!(several.code, EXIT_USAGE);
+        assert!(several.message.contains("1001") && several.message.contains("1002"), "{several}");
+        assert_eq!(dir(base.path(), Some(1002)).unwrap(), base.path().join("1002"));
+    }
+}

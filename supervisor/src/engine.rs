@@ -1,0 +1,594 @@
+//! The engine: facts in, orders out. Owns every child; runs on the main thread.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook_tokio::Signals;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+use wk_proto::node::v1 as node;
+use wk_proto::supervisor::v1 as pb;
+use wk_types::InstanceName;
+
+use crate::backoff::Time;
+use crate::config::Config;
+use crate::console::Console;
+use crate::limits::{FACTS_MAX, OP_EVENTS_MAX};
+use crate::listeners::Listeners;
+use crate::metrics::Counters;
+use crate::process::Process;
+use crate::runtime::{Record, Runtime};
+use crate::spawn::{self, Order};
+use crate::table::{Action, End, Fact, InstanceView, Kind, Overall, Refusal, Report, Request, State, Table};
+use crate::{calls, logs, ready};
+
+/// How often the texts that contain a time are renewed while something is under way.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Facts of one generation on their way to the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct FactSender {
+    tx: mpsc::Sender<Msg>,
+    name: InstanceName,
+    generation: u64,
+}
+
+impl FactSender {
+    pub(crate) async fn send(&self, fact: Fact) {
+        // An engine that is gone needs no facts.
+        self.tx.send(Msg::Fact(self.name, self.generation, fact)).await.unwrap_or_default();
+    }
+}
+
+/// Counts of a quiesce on their way to the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct ReportSender {
+    tx: mpsc::Sender<Msg>,
+    op: u64,
+}
+
+impl ReportSender {
+    pub(crate) async fn send(&self, report: Report, done: bool) {
+        self.tx.send(Msg::Quiesced(self.op, report, done)).await.unwrap_or_default();
+    }
+}
+
+#[derive(Debug)]
+enum Msg {
+    Fact(InstanceName, u64, Fact),
+    Ended(InstanceName, u64),
+    Quiesced(u64, Report, bool),
+}
+
+/// From the control thread.
+#[derive(Debug)]
+pub enum Command {
+    /// Begin or join an operation.
+    Op {
+        /// What.
+        request: Request,
+        /// End the supervisor when the stop is over.
+        supervisor_too: bool,
+        /// Events until the end, or why not.
+        answer: oneshot::Sender<Result<mpsc::Receiver<pb::OpEvent>, Refusal>>,
+    },
+    /// A link makes no progress.
+    Stall {
+        /// The other end.
+        name: InstanceName,
+        /// Its life.
+        incarnation: u64,
+    },
+}
+
+/// What the control thread answers from.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// When it was taken.
+    pub taken: Instant,
+    /// In one word.
+    pub overall: Overall,
+    /// Clients are admitted.
+    pub admitted: bool,
+    /// Of the node table.
+    pub epoch: u64,
+    /// All instances.
+    pub instances: Vec<InstanceView>,
+    /// Last completed start.
+    pub timing: Option<pb::Timing>,
+    /// Public addresses.
+    pub addresses: Vec<String>,
+}
+
+/// A child and all that watches it: dropped together.
+#[derive(Debug)]
+struct Child {
+    generation: u64,
+    incarnation: u64,
+    process: Process,
+    start_time: u64,
+    channel: Channel,
+    tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Subscribers {
+    began: Instant,
+    list: Vec<mpsc::Sender<pb::OpEvent>>,
+}
+
+/// The first start, with its retries.
+#[derive(Debug)]
+struct First {
+    op: u64,
+    retries: u16,
+    pause: Duration,
+    again_at: Option<Instant>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    config: Arc<Config>,
+    runtime: Runtime,
+    table: Table,
+    listeners: Listeners,
+    children: BTreeMap<InstanceName, Child>,
+    log_offsets: BTreeMap<InstanceName, u64>,
+    tx: mpsc::Sender<Msg>,
+    rx: mpsc::Receiver<Msg>,
+    commands: mpsc::Receiver<Command>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    nodes: watch::Sender<Arc<node::Table>>,
+    subscribers: BTreeMap<u64, Subscribers>,
+    quiesce: JoinSet<()>,
+    began: Instant,
+    epoch: u64,
+    counters: Arc<Counters>,
+    console: Console,
+    first: Option<First>,
+    leave: bool,
+    stop_signals: u32,
+    exit: Option<u8>,
+}
+
+/// The ends of the engine that the control thread holds.
+#[derive(Debug)]
+pub struct Published {
+    /// Status.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Node table.
+    pub nodes: watch::Receiver<Arc<node::Table>>,
+}
+
+impl Engine {
+    /// Builds an engine for a node that is down.
+    #[must_use]
+    pub fn new(
+        config: Arc<Config>,
+        runtime: Runtime,
+        epoch: u64,
+        commands: mpsc::Receiver<Command>,
+        counters: Arc<Counters>,
+        console: Console,
+    ) -> (Self, Published) {
+        let (tx, rx) = mpsc::channel(FACTS_MAX);
+        let seed = u64::from(std::process::id()) << 32 | u64::from(config.node_id);
+        let table = Table::new(config.spec.clone(), config.slots.clone(), epoch, seed);
+        let began = Instant::now();
+        let (nodes, nodes_out) = watch::channel(Arc::new(node::Table::default()));
+        let (snapshot, snapshot_out) = watch::channel(Arc::new(take(&table, Duration::ZERO, &Listeners::default())));
+        let engine = Self {
+            config,
+            runtime,
+            table,
+            listeners: Listeners::default(),
+            children: BTreeMap::new(),
+            log_offsets: BTreeMap::new(),
+            tx,
+            rx,
+            commands,
+            snapshot,
+            nodes,
+            subscribers: BTreeMap::new(),
+            quiesce: JoinSet::new(),
+            began,
+            epoch,
+            counters,
+            console,
+            first: None,
+            leave: false,
+            stop_signals: 0,
+            exit: None,
+        };
+        (engine, Published { snapshot: snapshot_out, nodes: nodes_out })
+    }
+
+    /// Starts the node and serves until it is told to end. Returns the exit code, and the locks, which are to be held until nothing is left.
+    ///
+    /// # Errors
+    /// The signal handlers cannot be installed.
+    pub async fn run(mut self) -> std::io::Result<(u8, Runtime)> {
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD])?;
+        self.first = Some(First { op: 0, retries: self.config.start_retries, pause: REFRESH, again_at: None });
+        self.first_start();
+        loop {
+            self.turn();
+            if let Some(code) = self.exit {
+                self.console.detached(code);
+                return Ok((code, self.runtime));
+            }
+            let wake = self.wake();
+            // All branches are cancel-safe: channel receives, a signal stream, a timer.
+            tokio::select! {
+                Some(msg) = self.rx.recv() => self.on_message(msg),
+                Some(command) = self.commands.recv() => self.on_command(command),
+                Some(signal) = signals.next() => self.on_signal(signal),
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.began.elapsed()
+    }
+
+    /// One comparison of desired and actual, all that follows from it, and its publication.
+    fn turn(&mut self) {
+        let actions = self.table.tick(self.now());
+        self.perform(actions);
+        if self.table.is_down() && !self.listeners.is_closed() {
+            self.listeners.close();
+        }
+        if self.first.as_ref().is_some_and(|f| f.again_at.is_some_and(|at| at <= Instant::now())) {
+            self.first_start();
+            let actions = self.table.tick(self.now());
+            self.perform(actions);
+        }
+        self.publish();
+    }
+
+    fn wake(&self) -> Option<Instant> {
+        let steady = |s: State| matches!(s, State::Ready | State::Down | State::Failed);
+        let refresh = self.snapshot.borrow().instances.iter().any(|i| !steady(i.state)).then(|| Instant::now() + REFRESH);
+        let due = self.table.next_deadline().map(|at| self.began + at);
+        let again = self.first.as_ref().and_then(|f| f.again_at);
+        [refresh, due, again].into_iter().flatten().min()
+    }
+
+    fn publish(&mut self) {
+        let epoch = self.table.epoch();
+        if epoch != self.epoch {
+            match self.runtime.save_epoch(epoch) {
+                Ok(()) => self.epoch = epoch,
+                // Published it must not be before it is durable: watchers keep the old table until this works.
+                Err(err) => {
+                    tracing::error!(err = &err as &dyn std::error::Error, epoch, "epoch not saved, node table held back");
+                    return;
+                }
+            }
+        }
+        let now = self.now();
+        let show = |path: std::path::PathBuf| path.display().to_string();
+        let table = self.table.node_table(now, u32::from(self.config.node_id), |name, generation| {
+            let (health, link) = self.config.sockets(name, generation);
+            (show(link), show(health))
+        });
+        self.nodes.send_if_modified(|old| {
+            let changed = **old != table;
+            if changed {
+                *old = Arc::new(table);
+            }
+            changed
+        });
+        self.snapshot.send_replace(Arc::new(take(&self.table, now, &self.listeners)));
+    }
+
+    fn on_message(&mut self, msg: Msg) {
+        let now = self.now();
+        let actions = match msg {
+            Msg::Fact(name, generation, fact) => self.table.step(now, name, generation, fact),
+            Msg::Quiesced(op, report, done) => {
+                self.table.quiesced(now, op, report, done);
+                Vec::new()
+            }
+            Msg::Ended(name, generation) => {
+                let Some(child) = self.children.remove(&name).filter(|c| c.generation == generation) else { return };
+                let exit = child.process.reap();
+                self.record();
+                self.table.step(now, name, generation, Fact::Exited(exit))
+            }
+        };
+        self.perform(actions);
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Stall { name, incarnation } => {
+                self.counters.stalls.inc();
+                self.table.stall(name, incarnation);
+            }
+            Command::Op { request, supervisor_too, answer } => {
+                let begun = self.begin(request).map(|id| {
+                    self.leave |= supervisor_too;
+                    let (tx, rx) = mpsc::channel(OP_EVENTS_MAX);
+                    self.subscribers.entry(id).or_insert_with(|| Subscribers { began: Instant::now(), list: Vec::new() }).list.push(tx);
+                    rx
+                });
+                // A caller that left meanwhile does not stop the operation.
+                if answer.send(begun).is_err() {
+                    tracing::debug!("caller left before its answer");
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, request: Request) -> Result<u64, Refusal> {
+        if request.kind == Kind::Start && self.listeners.is_closed() {
+            let opened = Listeners::open(&self.config.public);
+            self.listeners = opened.map_err(|e| Refusal::new(6, format!("start failed: {e}; nothing was started")))?;
+        }
+        self.table.begin(self.now(), request)
+    }
+
+    fn first_start(&mut self) {
+        let request = Request { kind: Kind::Start, names: Vec::new(), key: String::new(), flags: crate::table::Flags::default() };
+        let begun = self.begin(request);
+        let Some(first) = &mut self.first else { return };
+        first.again_at = None;
+        match begun {
+            Ok(id) => first.op = id,
+            Err(refusal) => {
+                self.console.failed(&refusal.message, &[]);
+                self.retry_or_leave();
+            }
+        }
+    }
+
+    fn retry_or_leave(&mut self) {
+        let Some(first) = &mut self.first else { return };
+        if first.retries == 0 {
+            self.exit = Some(crate::service::EXIT_START_FAILED);
+            return;
+        }
+        first.retries -= 1;
+        first.again_at = Some(Instant::now() + first.pause);
+        self.console.line(&format!("next attempt in {:.0} s, {} left after it", first.pause.as_secs_f64(), first.retries));
+        first.pause = (first.pause * 2).min(crate::limits::BACKOFF_CAP);
+    }
+
+    fn on_signal(&mut self, signal: i32) {
+        match signal {
+            SIGCHLD => {
+                let halted: Vec<(InstanceName, u64)> =
+                    self.children.iter().filter(|(_, c)| c.process.halted()).map(|(n, c)| (*n, c.generation)).collect();
+                for (name, generation) in halted {
+                    tracing::warn!(%name, "process was stopped by a signal, probing it");
+                    let actions = self.table.step(self.now(), name, generation, Fact::Halted);
+                    self.perform(actions);
+                }
+            }
+            SIGQUIT => tracing::info!(table = ?self.table, "state on request"),
+            SIGHUP if !self.console.is_terminal() => tracing::info!("SIGHUP: reload is not supported, restart to read the configuration"),
+            _ => self.stop_signal(),
+        }
+    }
+
+    /// First: drain. Second: one second. Third: kill.
+    fn stop_signal(&mut self) {
+        self.stop_signals += 1;
+        self.leave = true;
+        self.first = None;
+        notify(&[sd_notify::NotifyState::Stopping]);
+        if self.table.is_down() {
+            self.exit = Some(0);
+            return;
+        }
+        let flags = crate::table::Flags { fast: self.stop_signals == 2, now: self.stop_signals > 2, ..Default::default() };
+        self.console.line(match self.stop_signals {
+            1 => "stopping: again for deadlines of 1 s",
+            2 => "stopping fast: again to kill",
+            _ => "killing",
+        });
+        let request = Request { kind: Kind::Stop, names: Vec::new(), key: String::new(), flags };
+        if let Err(refusal) = self.begin(request) {
+            tracing::error!(%refusal, "stop refused");
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        let mut queue = VecDeque::from(actions);
+        while let Some(action) = queue.pop_front() {
+            match action {
+                Action::Spawn(name, generation) => {
+                    let fact = self.spawn(name, generation);
+                    queue.extend(self.table.step(self.now(), name, generation, fact));
+                }
+                Action::Activate(name, generation) => self.with_child(name, generation, |c| {
+                    c.tasks.spawn(calls::activate(c.channel.clone()));
+                }),
+                Action::Admit(name, generation) => self.with_child(name, generation, |c| {
+                    c.tasks.spawn(calls::admit(c.channel.clone()));
+                }),
+                Action::Probe(name, generation) => {
+                    let facts = FactSender { tx: self.tx.clone(), name, generation };
+                    self.with_child(name, generation, |c| {
+                        c.tasks.spawn(ready::probe(c.channel.clone(), facts));
+                    });
+                }
+                Action::Signal(name, generation, sig) => {
+                    self.counters.signal(sig);
+                    self.with_child(name, generation, |c| {
+                        if let Err(err) = c.process.signal(sig) {
+                            tracing::error!(%name, ?sig, %err, "signal not sent");
+                        }
+                    });
+                }
+                Action::Quiesce { op, deadline } => {
+                    let daemons = self.children.iter().map(|(n, c)| (*n, c.channel.clone())).collect();
+                    self.quiesce.spawn(calls::quiesce(daemons, deadline, ReportSender { tx: self.tx.clone(), op }));
+                }
+                Action::OpText { op, instance, text } => self.op_text(op, instance, text),
+                Action::OpEnd(op, end) => self.op_end(op, *end),
+                Action::Note { instance, bad, text } => self.note(instance, bad, &text),
+                Action::Crashed(_, cause) => self.counters.crash(&cause),
+            }
+        }
+    }
+
+    fn with_child(&mut self, name: InstanceName, generation: u64, act: impl FnOnce(&mut Child)) {
+        if let Some(child) = self.children.get_mut(&name).filter(|c| c.generation == generation) {
+            act(child);
+        }
+    }
+
+    fn spawn(&mut self, name: InstanceName, generation: u64) -> Fact {
+        let began = self.now();
+        let public = match self.listeners.copies(name.daemon) {
+            Ok(public) => public,
+            Err(e) => {
+                return Fact::SpawnFailed(crate::cause::Cause::Spawn { text: format!("copy listeners: {e}"), permanent: false });
+            }
+        };
+        let order = Order { config: &self.config, name, generation, slots: self.table.slots(name.daemon), public };
+        let spawned = match spawn::spawn(order) {
+            Ok(spawned) => spawned,
+            Err(cause) => return Fact::SpawnFailed(cause),
+        };
+        let (health, _) = self.config.sockets(name, generation);
+        let channel = wk_rpc::dial_lazy(health.clone());
+        let process = Process::new(spawned.pid, spawned.pidfd);
+        let pid = spawned.pid.as_raw_nonzero().get().unsigned_abs();
+        let facts = FactSender { tx: self.tx.clone(), name, generation };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(ready::watch(health, spawned.identity, facts.clone()));
+        tasks.spawn(ready::live(channel.clone(), facts));
+        tasks.spawn(ended(process.clone(), self.tx.clone(), name, generation));
+        self.log_offsets.insert(name, spawned.log_offset);
+        let start_time = crate::process::start_time(pid).unwrap_or(0);
+        self.children.insert(name, Child { generation, incarnation: spawned.incarnation, process, start_time, channel, tasks });
+        self.record();
+        Fact::Spawned { pid, incarnation: spawned.incarnation, began, exec: spawned.exec }
+    }
+
+    fn record(&self) {
+        let records = self.children.iter().map(|(name, c)| Record {
+            name: name.to_string(),
+            generation: c.generation,
+            pid: c.process.number(),
+            start_time: c.start_time,
+            incarnation: c.incarnation,
+        });
+        if let Err(err) = self.runtime.save(records.collect()) {
+            tracing::error!(err = &err as &dyn std::error::Error, "record of the children not saved");
+        }
+    }
+
+    fn note(&mut self, name: InstanceName, bad: bool, text: &str) {
+        if bad {
+            tracing::warn!(%name, text, "instance");
+        } else {
+            tracing::info!(%name, text, "instance");
+        }
+        self.console.instance(name, bad, text);
+    }
+
+    fn op_text(&mut self, op: u64, instance: Option<InstanceName>, text: String) {
+        if instance.is_none() || text.starts_with("start failed") {
+            self.console.op(instance, &text);
+        }
+        let event = pb::OpEvent { op, instance: instance.map_or_else(String::new, |n| n.to_string()), text, ..Default::default() };
+        self.tell(op, event);
+    }
+
+    fn tell(&mut self, op: u64, mut event: pb::OpEvent) {
+        let Some(subscribers) = self.subscribers.get_mut(&op) else { return };
+        event.at_us = u64::try_from(subscribers.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        // A reader that is slow or gone is dropped; the operation does not wait for it.
+        subscribers.list.retain(|tx| tx.try_send(event.clone()).is_ok());
+    }
+
+    fn op_end(&mut self, op: u64, end: End) {
+        self.quiesce.abort_all();
+        self.counters.op(end.code);
+        let log_tail = end.failed.map_or_else(Vec::new, |name| {
+            logs::tail(&self.config.log_path(name), self.log_offsets.get(&name).copied().unwrap_or(0))
+        });
+        let end = end_to_proto(end, log_tail);
+        self.console.end(&end, &self.listeners.addresses());
+        let code = end.code;
+        self.tell(op, pb::OpEvent { op, text: end.message.clone(), end: Some(pb::op_event::End::Done(end)), ..Default::default() });
+        self.subscribers.remove(&op);
+        if self.first.as_ref().is_some_and(|f| f.op == op) {
+            match code {
+                0 => {
+                    self.first = None;
+                    notify(&[sd_notify::NotifyState::Ready]);
+                    self.console.detached(0);
+                }
+                7 => self.first = None,
+                _ => self.retry_or_leave(),
+            }
+        } else if self.leave && self.table.is_down() {
+            self.exit = Some(0);
+        } else if self.leave && code == 70 {
+            self.exit = Some(crate::service::EXIT_CHILDREN_LEFT);
+        }
+    }
+}
+
+async fn ended(process: Process, tx: mpsc::Sender<Msg>, name: InstanceName, generation: u64) {
+    if let Err(err) = process.ended().await {
+        tracing::error!(%name, %err, "the end of this process cannot be watched");
+        return;
+    }
+    tx.send(Msg::Ended(name, generation)).await.unwrap_or_default();
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(err) = sd_notify::notify(states) {
+        tracing::debug!(%err, "systemd not told");
+    }
+}
+
+fn take(table: &Table, now: Time, listeners: &Listeners) -> Snapshot {
+    Snapshot {
+        taken: Instant::now(),
+        overall: table.overall(),
+        admitted: table.admitted(),
+        epoch: table.epoch(),
+        instances: table.views(now),
+        timing: table.timing().map(crate::timing::Timing::to_proto),
+        addresses: listeners.addresses(),
+    }
+}
+
+fn end_to_proto(end: End, log_tail: Vec<String>) -> pb::OpEnd {
+    let stops = end.stops.iter().map(|s| pb::StopRow {
+        name: s.name.to_string(),
+        outcome: s.outcome.name().into(),
+        took_us: u64::try_from(s.took.as_micros()).unwrap_or(u64::MAX),
+    });
+    pb::OpEnd {
+        code: end.code,
+        message: end.message,
+        timing: end.timing.as_ref().map(crate::timing::Timing::to_proto),
+        stops: stops.collect(),
+        lost: end.report.unsettled,
+        retry_entries: end.report.retry_entries,
+        pending_webhooks: end.report.pending_webhooks,
+        log_tail,
+    }
+}

@@ -1,0 +1,85 @@
+//! Every bound of the supervisor. Source, where none is given: `design/supervisor.md` §4.
+
+use std::time::Duration;
+
+/// Backlog of the public listeners: nobody is refused while the gateway is not armed. Source: architecture §3a.
+pub const LISTEN_BACKLOG: i32 = 16_384;
+/// First delay of the backoff that is not zero.
+pub const BACKOFF_BASE: Duration = Duration::from_millis(200);
+/// Longest delay of the backoff.
+pub const BACKOFF_CAP: Duration = Duration::from_secs(30);
+/// The crash counter is forgotten after this time in Ready (or twice the last delay, if that is longer).
+pub const BACKOFF_RESET: Duration = Duration::from_secs(60);
+/// Crashes within [`CRASH_LOOP_WINDOW`] that raise the flag `crash_loop`.
+pub const CRASH_LOOP_COUNT: usize = 5;
+/// Window of [`CRASH_LOOP_COUNT`].
+pub const CRASH_LOOP_WINDOW: Duration = Duration::from_secs(60);
+/// Restarts of all instances together within [`RESTART_WINDOW`]; the first restart of an instance is exempt.
+pub const RESTART_BUCKET: usize = 10;
+/// Window of [`RESTART_BUCKET`].
+pub const RESTART_WINDOW: Duration = Duration::from_secs(10);
+/// Crashes before Ready after which a start transaction is rolled back.
+pub const START_ATTEMPTS: u32 = 3;
+/// How long a start that has admitted clients waits for optional daemons before it reports.
+pub const OPTIONAL_GRACE: Duration = Duration::from_secs(2);
+/// Time to leave a core file between SIGABRT and SIGKILL.
+pub const ABORT_GRACE: Duration = Duration::from_secs(5);
+/// A process that is not gone this long after SIGKILL is Stuck.
+pub const KILL_GRACE: Duration = Duration::from_secs(10);
+/// Deadline of everything after a second signal or `--fast`.
+pub const FAST_DEADLINE: Duration = Duration::from_secs(1);
+/// Longest wait for accepted work at a stop.
+pub const QUIESCE_DEADLINE: Duration = Duration::from_secs(15);
+/// Longest wait for connections to close after the work was settled. Source: architecture §8a (2 s of discarded input) and a margin.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
+/// Pause between two questions for work in flight.
+pub const INFLIGHT_EVERY: Duration = Duration::from_millis(25);
+/// Deadline of a drain, SIGTERM to exit.
+pub const TERM_DEADLINE: Duration = Duration::from_secs(10);
+/// The same for the cluster daemon, which flushes memory to disk.
+pub const TERM_DEADLINE_CLUSTER: Duration = Duration::from_secs(30);
+/// The same for the gateway, which waits for its clients. Source: config schema, `stopTimeout`.
+pub const TERM_DEADLINE_GATEWAY: Duration = Duration::from_secs(45);
+/// Period of the liveness check.
+pub const LIVE_EVERY: Duration = Duration::from_secs(10);
+/// Deadline of one liveness check.
+pub const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Liveness checks missed in a row that make a hang.
+pub const LIVE_MISSES: u8 = 3;
+/// Deadline of one check after a report of a stall; two in a row decide.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Checks of one probe.
+pub const PROBE_CHECKS: u8 = 2;
+/// A lost health connection is dialled again this long before it counts as a hang.
+pub const HEALTH_GRACE: Duration = Duration::from_secs(5);
+/// Pause before a lost health stream is opened again.
+pub const HEALTH_RETRY: Duration = Duration::from_millis(100);
+/// Deadline of one lifecycle call (`Activate`, `Admit`, ...). Source: DESIGN, control calls.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Deadline for one daemon's metrics page.
+pub const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Log lines shown of a component that failed.
+pub const LOG_TAIL_LINES: usize = 20;
+/// Bytes read from the end of a log to find them. Unit: bytes.
+pub const LOG_TAIL_BYTES: u64 = 64 << 10;
+/// A log over this size is moved to `<name>.log.1` before the next generation starts. Unit: bytes.
+pub const LOG_BYTES_MAX: u64 = 64 << 20;
+/// Commands waiting for the engine; more are refused with `RESOURCE_EXHAUSTED`.
+pub const COMMANDS_MAX: usize = 64;
+/// Facts on their way from the watching tasks to the engine; a task waits when it is full.
+pub const FACTS_MAX: usize = 1024;
+/// Events of one operation kept for a slow reader; then it is dropped, the operation goes on.
+pub const OP_EVENTS_MAX: usize = 1024;
+/// Slots of one pool. Bound by the gateway slot field of connection ids (6 bits).
+pub const SLOTS_MAX: u16 = 64;
+/// Descriptors 3..this are kept occupied in the supervisor, so that mapping a child's descriptors never hits one in use.
+pub const LOW_FDS: i32 = 32;
+/// Soft limit of descriptors the supervisor asks for itself and its children.
+pub const NOFILE: u64 = 1 << 20;
+/// Leftovers of a killed supervisor get this long after SIGTERM.
+pub const LEFTOVER_DEADLINE: Duration = Duration::from_secs(5);
+/// The cluster daemon among them.
+pub const LEFTOVER_DEADLINE_CLUSTER: Duration = Duration::from_secs(15);
+
+const _: () = assert!(FAST_DEADLINE.as_millis() < TERM_DEADLINE.as_millis(), "fast shortens");
+const _: () = assert!(TERM_DEADLINE.as_millis() <= TERM_DEADLINE_CLUSTER.as_millis(), "the store gets the longest time");

@@ -1,0 +1,138 @@
+//! Public listeners: bound once, passed to every generation.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use wk_types::Daemon;
+
+use crate::config::PublicAddr;
+use crate::limits::LISTEN_BACKLOG;
+
+/// The open listeners of the node.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    open: Vec<(PublicAddr, TcpListener)>,
+}
+
+/// An address cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {} = {} cannot be used: {source}{}", .wanted.daemon, .wanted.key, .wanted.addr, holder_text(.holder))]
+pub struct BindError {
+    /// Which.
+    pub wanted: PublicAddr,
+    /// What the kernel says.
+    #[source]
+    pub source: io::Error,
+    /// Process that has the port, when it is known.
+    pub holder: Option<String>,
+}
+
+fn holder_text(holder: &Option<String>) -> String {
+    holder.as_ref().map_or_else(String::new, |h| format!(" (held by {h})"))
+}
+
+impl Listeners {
+    /// Binds all, or none.
+    ///
+    /// # Errors
+    /// The first address that cannot be used, with its key and who holds it.
+    pub fn open(wanted: &[PublicAddr]) -> Result<Self, BindError> {
+        let mut open = Vec::with_capacity(wanted.len());
+        for addr in wanted {
+            let listener = bind(addr.addr).map_err(|source| {
+                let holder = (source.kind() == io::ErrorKind::AddrInUse).then(|| holder(addr.addr)).flatten();
+                BindError { wanted: *addr, source, holder }
+            })?;
+            open.push((*addr, listener));
+        }
+        Ok(Self { open })
+    }
+
+    /// True after [`Self::close`].
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Closes our copies.
+    pub fn close(&mut self) {
+        self.open.clear();
+    }
+
+    /// Copies for one daemon.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn copies(&self, daemon: Daemon) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+        self.open.iter().filter(|(a, _)| a.daemon == daemon).map(|(a, l)| Ok((a.name, OwnedFd::from(l.try_clone()?)))).collect()
+    }
+
+    /// Addresses for people, with the port the kernel chose: "tcp 0.0.0.0:5100".
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.open.iter().map(|(a, l)| format!("{} {}", a.label, l.local_addr().unwrap_or(a.addr))).collect()
+    }
+}
+
+fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Finds the process that listens on a port, from `/proc`. Needs the right to see its descriptors.
+fn holder(addr: SocketAddr) -> Option<String> {
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| listening_inode(&fs::read_to_string(table).ok()?, addr.port()))?;
+    let wanted = format!("socket:[{inode}]");
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let Ok(fds) = fs::read_dir(process.path().join("fd")) else { continue };
+        if fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy() == wanted)) {
+            let comm = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("pid {pid}, {}", comm.trim()));
+        }
+    }
+    None
+}
+
+/// Inode of the socket in state LISTEN on `port`, from the text of `/proc/net/tcp`.
+fn listening_inode(table: &str, port: u16) -> Option<u64> {
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (_, hex) = fields.get(1)?.rsplit_once(':')?;
+        let listens = *fields.get(3)? == "0A" && u16::from_str_radix(hex, 16).ok()? == port;
+        listens.then(|| fields.get(9)?.parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_who_holds_a_port() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = taken.local_addr().unwrap();
+        let wanted = PublicAddr { daemon: Daemon::Gateway, name: "tcp", label: "tcp", key: "addr", addr };
+        let text = Listeners::open(&[wanted]).unwrap_err().to_string();
+        assert!(text.starts_with(&format!("gateway: addr = {addr} cannot be used")), "{text}");
+        assert!(text.contains(&format!("held by pid {}", std::process::id())), "{text}");
+    }
+
+    #[test]
+    fn tells_the_port_that_the_kernel_chose() {
+        let any = PublicAddr { daemon: Daemon::Api, name: "http", label: "api", key: "httpAddr", addr: "127.0.0.1:0".parse().unwrap() };
+        let mut listeners = Listeners::open(&[any]).unwrap();
+        assert!(!listeners.addresses()[0].ends_with(":0"));
+        assert_eq!(listeners.copies(Daemon::Api).unwrap().len(), 1);
+        assert!(listeners.copies(Daemon::Gateway).unwrap().is_empty());
+        listeners.close();
+        assert!(listeners.is_closed());
+    }
+}

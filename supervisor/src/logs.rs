@@ -1,0 +1,47 @@
+//! Last lines of a daemon's log.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use crate::limits::{LOG_TAIL_BYTES, LOG_TAIL_LINES};
+
+/// The last [`LOG_TAIL_LINES`] lines that were written after `from` bytes. Empty when the file cannot be read.
+#[must_use]
+pub fn tail(path: &Path, from: u64) -> Vec<String> {
+    read_end(path, from).unwrap_or_default()
+}
+
+fn read_end(path: &Path, from: u64) -> std::io::Result<Vec<String>> {
+    let mut file = File::open(path)?;
+    let len = file.metadata()?.len();
+    let start = from.max(len.saturating_sub(LOG_TAIL_BYTES)).min(len);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let skip = lines.len().saturating_sub(LOG_TAIL_LINES);
+    // Control characters of a daemon must not reach the terminal of who reads this.
+    Ok(lines.into_iter().skip(skip).map(|l| l.chars().filter(|c| !c.is_control() || *c == '\t').collect()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn gives_the_last_lines_of_this_generation_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let old = "old\n".repeat(3);
+        let new: String = (0..50).map(|n| format!("line {n}\x1b[0m\n")).collect();
+        fs::write(&path, format!("{old}{new}")).unwrap();
+        let lines = tail(&path, old.len() as u64);
+        assert_eq!(lines.len(), LOG_TAIL_LINES);
+        assert_eq!(lines[19], "line 49[0m");
+        assert_eq!(tail(&path, old.len() as u64 + new.len() as u64 + 100), Vec::<String>::new());
+        assert_eq!(tail(&dir.path().join("none"), 0), Vec::<String>::new());
+    }
+}

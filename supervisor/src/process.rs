@@ -1,0 +1,151 @@
+//! A child as the kernel sees it: wait, signal, reap; always through its pidfd.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid};
+
+use crate::cause::Exit;
+use crate::sys;
+use crate::table::Sig;
+
+/// A child that has not been reaped.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pid: Pid,
+    pidfd: Arc<OwnedFd>,
+}
+
+/// What a process uses, read on demand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// User and system time. Unit: ms.
+    pub cpu_ms: u64,
+    /// Resident memory. Unit: bytes.
+    pub memory_bytes: u64,
+    /// Open descriptors.
+    pub open_fds: u32,
+}
+
+impl Process {
+    /// Takes the child over.
+    #[must_use]
+    pub fn new(pid: Pid, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd: Arc::new(pidfd) }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Waits until it has ended; it is a zombie then.
+    ///
+    /// # Errors
+    /// The runtime refuses the descriptor.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: the end stays visible until [`Self::reap`].
+    pub async fn ended(&self) -> io::Result<()> {
+        let watched = sys::readable(self.pidfd.as_fd())?;
+        watched.readable().await.map(|mut guard| guard.retain_ready())
+    }
+
+    /// Sends a signal. A process that is gone is not an error.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn signal(&self, sig: Sig) -> io::Result<()> {
+        match sig {
+            Sig::Term => self.send(Signal::TERM).and_then(|()| self.send(Signal::CONT)),
+            Sig::Abort => self.send(Signal::ABORT),
+            Sig::Kill => {
+                self.kill_group();
+                self.send(Signal::KILL)
+            }
+        }
+    }
+
+    fn send(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Err(e) if e != rustix::io::Errno::SRCH => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The leader is unreaped (only [`Self::reap`] does that, and it consumes), so its number still names its own group and no other.
+    fn kill_group(&self) {
+        match kill_process_group(self.pid, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(err) => tracing::warn!(pid = self.pid.as_raw_nonzero().get(), %err, "process group not killed"),
+        }
+    }
+
+    /// The kernel reports a stop (SIGSTOP) since the last question.
+    #[must_use]
+    pub fn halted(&self) -> bool {
+        let status = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG);
+        matches!(status, Ok(Some(status)) if status.stopped())
+    }
+
+    /// Kills what is left of its group and takes its exit status. To be called after [`Self::ended`].
+    #[must_use]
+    pub fn reap(self) -> Exit {
+        self.kill_group();
+        match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal { signal, core: status.dumped() },
+                (None, None) => Exit::Unknown,
+            },
+            _ => Exit::Unknown,
+        }
+    }
+}
+
+/// Reads `/proc/<pid>`; zeros for what cannot be read.
+#[must_use]
+pub fn usage(pid: u32) -> Usage {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<u64> = stat_fields(&stat).map(|f| f.parse().unwrap_or(0)).collect();
+    let ticks = fields.get(11).copied().unwrap_or(0) + fields.get(12).copied().unwrap_or(0);
+    let open_fds = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    Usage {
+        cpu_ms: ticks * 1000 / rustix::param::clock_ticks_per_second().max(1),
+        memory_bytes: fields.get(21).copied().unwrap_or(0) * rustix::param::page_size() as u64,
+        open_fds: u32::try_from(open_fds).unwrap_or(u32::MAX),
+    }
+}
+
+/// Start time of a process in clock ticks since boot (field 22 of `stat`): tells a process from a later one with the same number.
+#[must_use]
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat_fields(&stat).nth(19)?.parse().ok()
+}
+
+/// Fields from the third on: the name in parentheses may hold anything.
+fn stat_fields(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_our_own_numbers() {
+        let me = usage(std::process::id());
+        assert!(me.memory_bytes > 0 && me.open_fds > 0, "{me:?}");
+        assert!(start_time(std::process::id()).is_some());
+        assert_eq!(usage(u32::MAX), Usage::default());
+    }
+
+    #[test]
+    fn name_with_parentheses_does_not_shift_fields() {
+        assert_eq!(stat_fields("7 (a ) b) S 1").collect::<Vec<_>>(), ["S", "1"]);
+    }
+}

@@ -1,0 +1,127 @@
+//! Readiness and liveness of one generation, over its health socket.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::StreamExt;
+use tonic::transport::Channel;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use wk_rpc::dial::{DialOptions, dial_with};
+use wk_rpc::serve::INSTANCE_HEADER;
+
+use crate::engine::FactSender;
+use crate::limits::{HEALTH_GRACE, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT, PROBE_CHECKS, PROBE_TIMEOUT};
+use crate::table::Fact;
+
+/// Says when a daemon may receive work.
+const READY: &str = "wk.ready";
+/// Answered by the executor that does the daemon's work.
+const LIVE: &str = "wk.live";
+/// HTTP/2 pings, also while idle. Source: `design/supervisor.md` §4.5.
+const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+
+/// Follows `wk.ready` for the life of a generation. Never returns; the owner drops it when the process has ended.
+pub(crate) async fn watch(socket: PathBuf, identity: String, facts: FactSender) {
+    let mut up = false;
+    let mut lost_since: Option<Instant> = None;
+    loop {
+        let end = watch_once(&socket, &identity, &facts, &mut up, &mut lost_since).await;
+        if let Err(WatchEnd::Stranger(text)) = &end {
+            facts.send(Fact::Identity(text.clone())).await;
+            return std::future::pending().await;
+        }
+        // Before the first answer the start timeout is the judge: the process may still be reading its files.
+        if up {
+            let since = *lost_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= HEALTH_GRACE {
+                facts.send(Fact::HealthLost).await;
+                return std::future::pending().await;
+            }
+        }
+        sleep(HEALTH_RETRY).await;
+    }
+}
+
+enum WatchEnd {
+    /// Connection or stream ended.
+    Lost,
+    /// Somebody else answers.
+    Stranger(String),
+}
+
+async fn watch_once(
+    socket: &PathBuf,
+    identity: &str,
+    facts: &FactSender,
+    up: &mut bool,
+    lost_since: &mut Option<Instant>,
+) -> Result<(), WatchEnd> {
+    let channel = dial_with(socket, DialOptions { keep_alive: Some(PING) }).await.map_err(|_| WatchEnd::Lost)?;
+    let mut client = HealthClient::new(channel);
+    let request = HealthCheckRequest { service: READY.into() };
+    let response = if *up {
+        timeout(HEALTH_GRACE, client.watch(request)).await.map_err(|_| WatchEnd::Lost)?
+    } else {
+        client.watch(request).await
+    };
+    // NOT_FOUND comes from a daemon that has not registered its names yet: it lives, it is not ready, it is asked again.
+    let response = response.map_err(|_| WatchEnd::Lost)?;
+    let answered = response.metadata().get(INSTANCE_HEADER).and_then(|v| v.to_str().ok()).unwrap_or("nobody");
+    if answered != identity {
+        return Err(WatchEnd::Stranger(format!("expected {identity}, answered by {answered}")));
+    }
+    let mut stream = response.into_inner();
+    while let Some(message) = stream.next().await {
+        let message = message.map_err(|_| WatchEnd::Lost)?;
+        if !*up {
+            *up = true;
+            facts.send(Fact::HealthUp).await;
+        }
+        *lost_since = None;
+        facts.send(Fact::Serving(message.status() == ServingStatus::Serving)).await;
+    }
+    Ok(())
+}
+
+/// Asks `wk.live` every ten seconds. Never returns.
+pub(crate) async fn live(channel: Channel, facts: FactSender) {
+    let mut due = Instant::now() + LIVE_EVERY;
+    loop {
+        tokio::time::sleep_until(due).await;
+        // We were late ourselves (host stalled, machine suspended): a miss would say nothing about the daemon.
+        let late = due.elapsed() > LIVE_TIMEOUT;
+        let alive = check(&channel, LIVE_TIMEOUT).await;
+        if alive || !late {
+            facts.send(Fact::Alive(alive)).await;
+        }
+        due = Instant::now() + LIVE_EVERY;
+    }
+}
+
+/// Two checks of one second each; one answer is enough.
+pub(crate) async fn probe(channel: Channel, facts: FactSender) {
+    for _ in 0..PROBE_CHECKS {
+        let began = Instant::now();
+        if check(&channel, PROBE_TIMEOUT).await {
+            return facts.send(Fact::Probed(true)).await;
+        }
+        // An error that comes at once is no reason to skip the wait.
+        sleep(PROBE_TIMEOUT.saturating_sub(began.elapsed())).await;
+    }
+    facts.send(Fact::Probed(false)).await;
+}
+
+async fn check(channel: &Channel, within: Duration) -> bool {
+    let mut client = HealthClient::new(channel.clone());
+    let asked = timeout(within, client.check(HealthCheckRequest { service: LIVE.into() })).await;
+    match asked {
+        Ok(Ok(reply)) => reply.into_inner().status() == ServingStatus::Serving,
+        // It answered: the name is missing, the executor is not.
+        Ok(Err(status)) => status.code() == Code::NotFound,
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,130 @@
+//! Tables for people: start, stop. Pure text, shared by the supervisor's foreground output and `wkctl`.
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use wk_proto::supervisor::v1 as pb;
+
+/// A table without lines, as `kubectl` prints it.
+#[must_use]
+pub(crate) fn plain_table(header: &[&str], right_from: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.iter().copied());
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index >= right_from {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+pub(crate) fn render(table: &Table) -> String {
+    table.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Milliseconds with one digit and thousands separators: `1,062.9`.
+#[must_use]
+pub fn ms(us: u64) -> String {
+    let tenths = (us + 50) / 100;
+    let whole = (tenths / 10).to_string();
+    let mut text = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    format!("{text}.{}", tenths % 10)
+}
+
+/// Component timing of a start. Unit of all columns: ms.
+#[must_use]
+pub fn timing_table(timing: &pb::Timing) -> String {
+    let mut table = plain_table(&["COMPONENT", "WAIT", "FORK+EXEC", "INIT", "HANDSHAKE", "READY AT", "OWN", "SHARE", "CRITICAL"], 1);
+    for row in &timing.rows {
+        let share = percent(row.own_us, timing.total_us);
+        table.add_row(vec![
+            Cell::new(&row.name),
+            Cell::new(ms(row.wait_us)),
+            Cell::new(ms(row.exec_us)),
+            Cell::new(ms(row.init_us)),
+            Cell::new(ms(row.handshake_us)),
+            Cell::new(ms(row.ready_at_us)),
+            Cell::new(ms(row.own_us)),
+            Cell::new(share),
+            Cell::new(if row.critical { "*" } else { "" }),
+        ]);
+    }
+    let gain = if timing.sum_us > timing.total_us { percent(timing.sum_us - timing.total_us, timing.sum_us) } else { "0.0%".into() };
+    let (total, sum) = (ms(timing.total_us), ms(timing.sum_us));
+    format!("{}\ntotal ready {total} ms · sum of own times {sum} ms · parallel gain {gain}", render(&table))
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    let tenths = part.saturating_mul(1000) / whole.max(1);
+    format!("{}.{}%", tenths / 10, tenths % 10)
+}
+
+/// How each process went, and what became of the work under way.
+#[must_use]
+pub fn stop_table(end: &pb::OpEnd) -> String {
+    let mut table = plain_table(&["COMPONENT", "OUTCOME", "TOOK MS"], 2);
+    for row in &end.stops {
+        table.add_row(vec![Cell::new(&row.name), Cell::new(&row.outcome), Cell::new(ms(row.took_us))]);
+    }
+    let count = |outcome: &str| end.stops.iter().filter(|r| r.outcome == outcome).count();
+    format!(
+        "{}\nclean {} · forced {} · gone {} · lost {} · retry entries {} · pending webhooks {}",
+        render(&table),
+        count("clean"),
+        count("forced"),
+        count("gone"),
+        end.lost,
+        end.retry_entries,
+        end.pending_webhooks
+    )
+}
+
+/// Everything about the end of an operation but its message.
+#[must_use]
+pub fn end_text(end: &pb::OpEnd) -> String {
+    let mut parts = Vec::new();
+    if !end.log_tail.is_empty() {
+        parts.push(format!("last log lines of the component:\n{}", end.log_tail.iter().map(|l| format!("  | {l}")).collect::<Vec<_>>().join("\n")));
+    }
+    if !end.stops.is_empty() {
+        parts.push(stop_table(end));
+    }
+    if let Some(timing) = end.timing.as_ref().filter(|t| !t.rows.is_empty()) {
+        parts.push(timing_table(timing));
+    }
+    parts.join("\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_thousands() {
+        assert_eq!([ms(0), ms(949), ms(950), ms(1_062_900), ms(12_345_678_900)], ["0.0", "0.9", "1.0", "1,062.9", "12,345,678.9"]);
+    }
+
+    #[test]
+    fn timing_table_has_totals_and_the_critical_mark() {
+        let row = |name: &str, own_us, critical| pb::TimingRow { name: name.into(), own_us, ready_at_us: own_us, critical, ..Default::default() };
+        let timing = pb::Timing { rows: vec![row("cluster@0", 300_000, true), row("api@0", 100_000, false)], total_us: 300_000, sum_us: 400_000 };
+        let text = timing_table(&timing);
+        assert!(text.contains("total ready 300.0 ms · sum of own times 400.0 ms · parallel gain 25.0%"), "{text}");
+        let cluster = text.lines().find(|l| l.starts_with("cluster@0")).unwrap();
+        assert!(cluster.ends_with('*') && cluster.contains("100.0%"), "{text}");
+        assert!(text.lines().all(|l| l == l.trim_end()), "{text:?}");
+    }
+
+    #[test]
+    fn stop_table_counts() {
+        let stop = |name: &str, outcome: &str| pb::StopRow { name: name.into(), outcome: outcome.into(), took_us: 1000 };
+        let end = pb::OpEnd { stops: vec![stop("a", "clean"), stop("b", "forced"), stop("c", "clean")], lost: 3, ..Default::default() };
+        assert!(stop_table(&end).ends_with("clean 2 · forced 1 · gone 0 · lost 3 · retry entries 0 · pending webhooks 0"));
+    }
+}

@@ -1,0 +1,290 @@
+//! Builds the parts of the supervisor and runs them: folders and locks → leftovers → sockets → control thread → engine.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::{mpsc, oneshot};
+use tonic::service::Routes;
+use wk_config::Env;
+use wk_proto::node::v1::node_table_server::NodeTableServer;
+use wk_proto::supervisor::v1::supervisor_server::SupervisorServer;
+
+use crate::config::{Config, LoadError, Source};
+use crate::console::Console;
+use crate::control::{ControlService, NodeService, Shared};
+use crate::engine::Engine;
+use crate::limits::{COMMANDS_MAX, NOFILE};
+use crate::metrics::Counters;
+use crate::runtime::{Runtime, RuntimeError};
+use crate::sys;
+
+/// Wrong command line.
+pub const EXIT_USAGE: u8 = 64;
+/// A mistake of the program, or processes that could not be killed.
+pub const EXIT_CHILDREN_LEFT: u8 = 70;
+/// Another supervisor has this node.
+pub const EXIT_HELD: u8 = 75;
+/// Not permitted.
+pub const EXIT_PERMISSION: u8 = 77;
+/// Configuration refused.
+pub const EXIT_CONFIG: u8 = 78;
+/// First start failed and was rolled back.
+pub const EXIT_START_FAILED: u8 = 100;
+
+/// How long the control thread may take to deliver last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Command line of `wksupervisor run`.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Where the configuration comes from.
+    pub source: Source,
+    /// End a resident supervisor of this node whose daemons are all down.
+    pub replace: bool,
+    /// Copy of the output for a waiting caller.
+    pub notify_fd: Option<i32>,
+}
+
+/// The supervisor cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Configuration.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Folders and locks.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// A socket of our own.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ServiceError {
+    /// Exit code.
+    #[must_use]
+    pub fn exit(&self) -> u8 {
+        match self {
+            Self::Load(_) => EXIT_CONFIG,
+            Self::Runtime(RuntimeError::Held { .. }) => EXIT_HELD,
+            Self::Runtime(RuntimeError::Owner(_)) => EXIT_PERMISSION,
+            Self::Runtime(RuntimeError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => EXIT_PERMISSION,
+            Self::Runtime(RuntimeError::Io { .. }) | Self::Io { .. } => EXIT_CHILDREN_LEFT,
+        }
+    }
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServiceError {
+    let what = what.into();
+    move |source| ServiceError::Io { what, source }
+}
+
+/// Validates the configuration and says what is wrong.
+///
+/// # Errors
+/// All problems at once.
+pub fn check(source: &Source, env: &Env) -> Result<Config, ServiceError> {
+    let config = Config::load(source, env)?;
+    config.spec.check().map_err(|e| failed(e.to_string())(io::Error::other("graph")))?;
+    for (daemon, spec) in &config.spec.daemons {
+        let path = config.bin_dir.join(spec.binary);
+        fs::metadata(&path).map_err(failed(format!("{daemon}: binary {}", path.display())))?;
+    }
+    Ok(config)
+}
+
+/// Prints what `check` found. Returns the exit code.
+#[must_use]
+pub fn describe(config: &Config) -> u8 {
+    let mut text = format!("configuration is valid (node {}, hash {})\n", config.node_id, config.hash);
+    for warning in &config.warnings {
+        text += &format!("warning: {warning}\n");
+    }
+    for (daemon, spec) in &config.spec.daemons {
+        let edges: Vec<&str> = spec.requires.iter().map(|d| d.name()).collect();
+        let slots = config.slots.get(daemon).copied().unwrap_or(1);
+        text += &format!("{daemon} ({slots}) requires {}\n", if edges.is_empty() { "nothing".into() } else { edges.join(", ") });
+    }
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => 0,
+        Err(_) => EXIT_CHILDREN_LEFT,
+    }
+}
+
+/// Runs the supervisor to its end. Returns the exit code.
+///
+/// # Errors
+/// It could not begin; nothing was started.
+pub fn run(options: Options, env: &Env) -> Result<u8, ServiceError> {
+    sys::seal_inherited().map_err(failed("close inherited descriptors on exec"))?;
+    let waiter = options.notify_fd.map(sys::inherited).transpose().map_err(failed("--detach-notify-fd"))?;
+    let mut console = Console::new(env.get("NO_COLOR").is_some_and(|v| !v.is_empty()), waiter.map(File::from));
+    let code = match begin(&options, env, &mut console) {
+        Ok((config, runtime)) => serve(Arc::new(config), runtime, console)?,
+        Err(error) => {
+            console.to_waiter(&chain(&error));
+            console.detached(error.exit());
+            return Err(error);
+        }
+    };
+    Ok(code)
+}
+
+/// The error and what is below it, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let part = source.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        next = source.source();
+    }
+    text
+}
+
+fn begin(options: &Options, env: &Env, console: &mut Console) -> Result<(Config, Runtime), ServiceError> {
+    let config = Config::load(&options.source, env)?;
+    config.spec.check().map_err(|e| failed(e.to_string())(io::Error::other("graph")))?;
+    raise_nofile();
+    let runtime = match Runtime::open(&config.runtime_dir, &config.data_dir, &config.logs_dir) {
+        Err(RuntimeError::Held { path, holder }) if options.replace => {
+            if !replace_resident(&config.runtime_dir) {
+                return Err(RuntimeError::Held { path, holder }.into());
+            }
+            Runtime::open(&config.runtime_dir, &config.data_dir, &config.logs_dir)?
+        }
+        other => other?,
+    };
+    console.banner(config.node_id, std::process::id(), &config.data_dir.display().to_string());
+    for warning in &config.warnings {
+        console.line(&format!("warning: {warning}"));
+    }
+    let ended = runtime.end_leftovers();
+    if !ended.is_empty() {
+        console.line(&format!("ended what an earlier supervisor left: {}", ended.join(", ")));
+    }
+    runtime.clean()?;
+    Ok((config, runtime))
+}
+
+fn raise_nofile() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(NOFILE).min(NOFILE);
+    if limit.current.is_some_and(|c| c < wanted)
+        && let Err(err) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })
+    {
+        tracing::warn!(%err, wanted, "limit of descriptors not raised");
+    }
+}
+
+/// Ends a resident supervisor whose daemons are all down; true when it is gone.
+fn replace_resident(dir: &Path) -> bool {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return false };
+    runtime.block_on(crate::ctl::replace(dir)).unwrap_or(false)
+}
+
+fn serve(config: Arc<Config>, runtime: Runtime, console: Console) -> Result<u8, ServiceError> {
+    let _low = sys::reserve_low_fds().map_err(failed("open /dev/null"))?;
+    let log = logs_to_file(&config)?;
+    let epoch = runtime.next_epoch()?;
+    let control = listen(&config.runtime_dir.join("control.sock"))?;
+    let nodes = listen(&config.runtime_dir.join("node.sock"))?;
+    let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
+    let counters = Arc::new(Counters::default());
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start the engine"))?;
+    let (engine, published) = Engine::new(config.clone(), runtime, epoch, commands, counters.clone(), console);
+    let shared = Shared {
+        config: config.clone(),
+        began: Instant::now(),
+        snapshot: published.snapshot,
+        nodes: published.nodes,
+        commands: commands_in,
+        counters,
+    };
+    let (end, ended) = oneshot::channel();
+    let thread = control_thread(control, nodes, shared, ended)?;
+    let (code, locks) = executor.block_on(engine.run()).map_err(failed("install signal handlers"))?;
+    // The engine is gone, so every stream of the control thread has ended; it has a moment to deliver what is queued.
+    drop(end);
+    let until = Instant::now() + LAST_WORDS;
+    while !thread.is_finished() && Instant::now() < until {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    for name in ["control.sock", "node.sock"] {
+        if let Err(err) = fs::remove_file(config.runtime_dir.join(name)) {
+            tracing::warn!(%err, name, "socket not removed");
+        }
+    }
+    drop((log, locks));
+    Ok(code)
+}
+
+/// The supervisor's own log goes to `supervisor.log`: standard output belongs to people.
+fn logs_to_file(config: &Config) -> Result<wk_telemetry::LogHandle, ServiceError> {
+    let path = config.logs_dir.join("supervisor.log");
+    let file = File::options().create(true).append(true).open(&path).map_err(failed(path.display().to_string()))?;
+    rustix::stdio::dup2_stderr(&file).map_err(|e| failed("log")(e.into()))?;
+    wk_telemetry::init(&config.log_filter, wk_telemetry::Format::Text).map_err(|e| failed("log filter")(io::Error::other(e)))
+}
+
+fn listen(path: &Path) -> Result<UnixListener, ServiceError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(path.display().to_string())(e)),
+        _ => {}
+    }
+    // The folder is ours alone (0700): nobody can connect between these two calls.
+    let listener = UnixListener::bind(path).map_err(failed(path.display().to_string()))?;
+    fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed(path.display().to_string()))?;
+    Ok(listener)
+}
+
+fn control_thread(
+    control: UnixListener,
+    nodes: UnixListener,
+    shared: Shared,
+    mut ended: oneshot::Receiver<()>,
+) -> Result<JoinHandle<()>, ServiceError> {
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start the control thread"))?;
+    let serve = async move {
+        let (stop_in, stop) = tokio::sync::watch::channel(false);
+        let stopped = |mut stop: tokio::sync::watch::Receiver<bool>| async move {
+            // An error means that the sender is gone: the same news.
+            drop(stop.wait_for(|s| *s).await);
+        };
+        let control = wk_rpc::serve(
+            control,
+            Routes::new(SupervisorServer::new(ControlService(shared.clone()))),
+            wk_rpc::ServeOptions::default(),
+            stopped(stop.clone()),
+        );
+        let table = wk_rpc::serve(nodes, Routes::new(NodeTableServer::new(NodeService(shared))), wk_rpc::ServeOptions::default(), stopped(stop));
+        let end = async move {
+            if (&mut ended).await.is_err() {
+                stop_in.send_replace(true);
+            }
+        };
+        let (control, table, ()) = tokio::join!(control, table, end);
+        for served in [control, table] {
+            if let Err(err) = served {
+                tracing::error!(err = &err as &dyn std::error::Error, "control socket failed");
+            }
+        }
+    };
+    std::thread::Builder::new().name("control".into()).spawn(move || executor.block_on(serve)).map_err(failed("start the control thread"))
+}

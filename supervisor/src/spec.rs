@@ -1,0 +1,187 @@
+//! What a node consists of: daemons, their edges, deadlines and binaries.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use wk_types::{Daemon, Pool};
+
+use crate::cause::{Cause, Exit};
+use crate::limits::{TERM_DEADLINE, TERM_DEADLINE_CLUSTER, TERM_DEADLINE_GATEWAY};
+
+/// One kind of daemon.
+#[derive(Debug, Clone)]
+pub struct DaemonSpec {
+    /// Daemons that must be Ready before this one is activated, and that stop after it.
+    pub requires: Vec<Daemon>,
+    /// False: neither a start nor admission waits for it.
+    pub required: bool,
+    /// File name of the binary.
+    pub binary: &'static str,
+    /// Arguments after it.
+    pub args: Vec<&'static str>,
+    /// Gets `Admit` and, at a stop, `Quiesce` before anything else.
+    pub admits: bool,
+    /// SIGTERM to exit.
+    pub term_deadline: Duration,
+    /// Spawn to first health answer, and activation to Ready, each.
+    pub start_timeout: Duration,
+    /// Which exits are followed by a restart.
+    pub restart: RestartPolicy,
+    /// Restarts before it is given up; 0: never given up.
+    pub max_restarts: u32,
+}
+
+/// Which exits are followed by a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// All.
+    Always,
+    /// All but exit 0.
+    OnFailure,
+    /// None.
+    Never,
+}
+
+impl DaemonSpec {
+    /// No restart after this crash, the `restarts`th, by the policy of the operator.
+    #[must_use]
+    pub fn gives_up(&self, cause: &Cause, restarts: u32) -> bool {
+        let by_policy = match self.restart {
+            RestartPolicy::Always => false,
+            RestartPolicy::OnFailure => *cause == Cause::Exit(Exit::Code(0)),
+            RestartPolicy::Never => true,
+        };
+        by_policy || (self.max_restarts > 0 && restarts > self.max_restarts)
+    }
+}
+
+/// All daemons of a node.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// By daemon, in start order of [`Daemon::ALL`].
+    pub daemons: BTreeMap<Daemon, DaemonSpec>,
+}
+
+/// The graph of requirements cannot be started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// A cycle, printed whole.
+    #[error("daemons require each other in a circle: {}", names(.0))]
+    Cycle(Vec<Daemon>),
+    /// An edge to a daemon that is not part of the node.
+    #[error("{0} requires {1}, which is not part of this node")]
+    Unknown(Daemon, Daemon),
+}
+
+fn names(path: &[Daemon]) -> String {
+    path.iter().map(|d| d.name()).collect::<Vec<_>>().join(" → ")
+}
+
+impl Spec {
+    /// The graph of `architecture.md` §3.
+    #[must_use]
+    pub fn standard(start_timeout: Duration) -> Self {
+        use Daemon::{Api, Cluster, Gateway, PluginHost, Worker};
+        let (user, channel, push) = (Worker(Pool::User), Worker(Pool::Channel), Worker(Pool::Push));
+        let plain = |binary, requires: &[Daemon]| DaemonSpec {
+            requires: requires.to_vec(),
+            required: true,
+            binary,
+            args: Vec::new(),
+            admits: false,
+            term_deadline: TERM_DEADLINE,
+            start_timeout,
+            restart: RestartPolicy::Always,
+            max_restarts: 0,
+        };
+        let worker = |pool, requires: &[Daemon]| DaemonSpec { args: vec!["--pool", pool], ..plain("wk-worker", requires) };
+        let daemons = BTreeMap::from([
+            (Cluster, DaemonSpec { term_deadline: TERM_DEADLINE_CLUSTER, ..plain("wk-cluster", &[]) }),
+            (Gateway, DaemonSpec { admits: true, term_deadline: TERM_DEADLINE_GATEWAY, ..plain("wk-gateway", &[Cluster]) }),
+            (Api, DaemonSpec { admits: true, ..plain("wk-api", &[Cluster, Gateway]) }),
+            (user, worker("user", &[Cluster, Gateway, Api])),
+            (channel, worker("channel", &[Cluster, Gateway, Api])),
+            (push, worker("push", &[Cluster, Gateway, Api, channel])),
+            (PluginHost, DaemonSpec { required: false, ..plain("wk-plugin-host", &[Cluster, Gateway, Api, user, channel, push]) }),
+        ]);
+        Self { daemons }
+    }
+
+    /// Refuses cycles and unknown names.
+    ///
+    /// # Errors
+    /// The first problem found, with the whole cycle.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let mut done = Vec::new();
+        for daemon in self.daemons.keys() {
+            self.visit(*daemon, &mut Vec::new(), &mut done)?;
+        }
+        Ok(())
+    }
+
+    fn visit(&self, daemon: Daemon, path: &mut Vec<Daemon>, done: &mut Vec<Daemon>) -> Result<(), SpecError> {
+        if done.contains(&daemon) {
+            return Ok(());
+        }
+        if let Some(start) = path.iter().position(|d| *d == daemon) {
+            let mut cycle = path.split_off(start);
+            cycle.push(daemon);
+            return Err(SpecError::Cycle(cycle));
+        }
+        let from = path.last().copied().unwrap_or(daemon);
+        let spec = self.daemons.get(&daemon).ok_or(SpecError::Unknown(from, daemon))?;
+        path.push(daemon);
+        for next in &spec.requires {
+            self.visit(*next, path, done)?;
+        }
+        path.pop();
+        done.push(daemon);
+        Ok(())
+    }
+
+    /// Edges of a daemon; empty for one that is not part of the node.
+    pub fn requires(&self, daemon: Daemon) -> impl Iterator<Item = Daemon> + '_ {
+        self.daemons.get(&daemon).into_iter().flat_map(|s| s.requires.iter().copied())
+    }
+
+    /// Daemons that require this one directly.
+    pub fn dependants(&self, daemon: Daemon) -> impl Iterator<Item = Daemon> + '_ {
+        self.daemons.iter().filter(move |(_, s)| s.requires.contains(&daemon)).map(|(d, _)| *d)
+    }
+
+    /// True when `later` requires `earlier`, directly or through others.
+    #[must_use]
+    pub fn depends(&self, later: Daemon, earlier: Daemon) -> bool {
+        self.requires(later).any(|d| d == earlier || self.depends(d, earlier))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_graph_is_sound() {
+        let spec = Spec::standard(Duration::from_secs(60));
+        spec.check().unwrap();
+        assert_eq!(spec.daemons.len(), Daemon::ALL.len());
+        assert!(spec.depends(Daemon::PluginHost, Daemon::Cluster));
+        assert!(!spec.depends(Daemon::Cluster, Daemon::PluginHost));
+        assert_eq!(spec.dependants(Daemon::Worker(Pool::Channel)).collect::<Vec<_>>(), [Daemon::Worker(Pool::Push), Daemon::PluginHost]);
+    }
+
+    #[test]
+    fn refuses_a_cycle_and_prints_it() {
+        let mut spec = Spec::standard(Duration::from_secs(60));
+        spec.daemons.get_mut(&Daemon::Cluster).unwrap().requires.push(Daemon::Api);
+        let error = spec.check().unwrap_err();
+        assert_eq!(error.to_string(), "daemons require each other in a circle: cluster → api → cluster");
+    }
+
+    #[test]
+    fn refuses_an_edge_out_of_the_node() {
+        let mut spec = Spec::standard(Duration::from_secs(60));
+        spec.daemons.remove(&Daemon::Cluster);
+        assert!(matches!(spec.check(), Err(SpecError::Unknown(_, Daemon::Cluster))));
+    }
+}

@@ -1,0 +1,72 @@
+//! The only unsafe code of the supervisor.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::limits::LOW_FDS;
+
+/// Lets the child lead its own session, so that the terminal's signals do not reach it and its group can be killed as a whole.
+#[expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
+pub(crate) fn own_session(command: &mut Command) {
+    let hook = || rustix::process::setsid().map(|_| ()).map_err(io::Error::from);
+    // SAFETY: the hook makes one system call and neither allocates nor takes locks, so it may run in the child of a process with threads.
+    unsafe { command.pre_exec(hook) };
+}
+
+/// Takes over a descriptor that the caller of this program opened for us (`--detach-notify-fd`), closed on exec.
+///
+/// # Errors
+/// The number is not an open descriptor.
+#[expect(unsafe_code, reason = "a number from the command line becomes an owned descriptor")]
+pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
+    if !std::path::Path::new(&format!("/proc/self/fd/{number}")).exists() || number < 3 {
+        return Err(io::Error::from(io::ErrorKind::NotFound));
+    }
+    // SAFETY: it is open (just checked), it is not one of the standard three, and this runs before anything else opens or owns descriptors.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+/// Occupies every free descriptor below [`LOW_FDS`], for the life of the result: nothing that matters, such as the pipe through which the
+/// standard library reports a failed exec, can then have a number that a child's passed descriptors are mapped onto.
+///
+/// # Errors
+/// `/dev/null` cannot be opened.
+pub(crate) fn reserve_low_fds() -> io::Result<Vec<OwnedFd>> {
+    let mut kept = Vec::new();
+    loop {
+        let fd = OwnedFd::from(std::fs::File::open("/dev/null")?);
+        if fd.as_raw_fd() >= LOW_FDS {
+            return Ok(kept);
+        }
+        kept.push(fd);
+    }
+}
+
+/// Closes every descriptor above 2 that we inherited when a child is executed: daemons get what the contract names, nothing else.
+///
+/// # Errors
+/// The kernel refuses.
+#[expect(unsafe_code, reason = "close_range has no safe wrapper")]
+pub(crate) fn seal_inherited() -> io::Result<()> {
+    // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed, a flag of open descriptors is set; the arguments are plain numbers.
+    let done = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets the runtime wait until a descriptor (a pidfd) is readable.
+///
+/// # Errors
+/// The runtime refuses it.
+#[expect(unsafe_code, reason = "the runtime asks for a promise about the descriptor")]
+pub(crate) fn readable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    // SAFETY: the borrow keeps the descriptor open for the life of the result, and a `BorrowedFd` always gives the same number.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    registered.map_err(io::Error::from)
+}

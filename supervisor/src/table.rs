@@ -1,0 +1,410 @@
+//! Desired against actual: the pure core of the supervisor.
+//!
+//! [`Table::step`] takes one fact or command and returns what to do. It knows no clock, no process and no socket; a test drives it with
+//! any time it likes. Level-triggered: commands edit the *desired* set, each step compares it with what is there, so that no order of
+//! crash, stop, scale and restart needs a rule of its own.
+//!
+//! INVARIANT: at most one live process per instance; `Activate` never before every requirement is Ready; a state that is not Ready has a
+//! reason; facts of an older generation change nothing. [`Table::check`] asserts them after each step in debug builds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use wk_types::{Daemon, InstanceName};
+
+use crate::backoff::{RestartBucket, Time};
+use crate::cause::{Cause, Exit};
+use crate::limits::{ABORT_GRACE, FAST_DEADLINE, KILL_GRACE};
+use crate::spec::Spec;
+use crate::timing::Timing;
+
+mod command;
+mod describe;
+mod facts;
+mod instance;
+mod op;
+#[cfg(test)]
+mod tests;
+
+pub use describe::{InstanceView, Overall};
+pub use instance::{EndStep, Ending, Instance, Rest, Run, State, Times};
+pub use op::{End, Flags, Kind, Op, Outcome, Refusal, Report, Request, Stop};
+
+/// Something that happened to one generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// Exec succeeded.
+    Spawned {
+        /// Process id.
+        pid: u32,
+        /// Random identity.
+        incarnation: u64,
+        /// When the fork began.
+        began: Time,
+        /// Fork to exec done.
+        exec: Duration,
+    },
+    /// There is no process.
+    SpawnFailed(Cause),
+    /// First answer on the health socket.
+    HealthUp,
+    /// `wk.ready` changed.
+    Serving(bool),
+    /// A liveness check was answered, or not.
+    Alive(bool),
+    /// Both checks of a probe failed, or the health connection stayed away; `true`: answered after all.
+    Probed(bool),
+    /// The health connection is lost and did not come back.
+    HealthLost,
+    /// Another process answers on the health socket.
+    Identity(String),
+    /// The kernel says that the process was stopped (SIGSTOP).
+    Halted,
+    /// The process ended and was reaped; its group is dead.
+    Exited(Exit),
+}
+
+/// Signals the table asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sig {
+    /// Drain, with a SIGCONT behind it.
+    Term,
+    /// Core dump.
+    Abort,
+    /// To the whole group.
+    Kill,
+}
+
+/// Orders to the edge modules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Start this generation; answer with [`Fact::Spawned`] or [`Fact::SpawnFailed`].
+    Spawn(InstanceName, u64),
+    /// Call `Activate` until it succeeds or the generation ends.
+    Activate(InstanceName, u64),
+    /// Call `Admit` until it succeeds or the generation ends.
+    Admit(InstanceName, u64),
+    /// Ask at once whether it lives; answer with [`Fact::Probed`].
+    Probe(InstanceName, u64),
+    /// Send a signal.
+    Signal(InstanceName, u64, Sig),
+    /// Quiesce the node for operation `op`; answers come through [`Table::quiesced`].
+    Quiesce {
+        /// Operation.
+        op: u64,
+        /// Time left.
+        deadline: Duration,
+    },
+    /// One line about a running operation.
+    OpText {
+        /// Operation.
+        op: u64,
+        /// Whom it is about.
+        instance: Option<InstanceName>,
+        /// For a person.
+        text: String,
+    },
+    /// An operation is over.
+    OpEnd(u64, Box<End>),
+    /// For the event log.
+    Note {
+        /// Whom it is about.
+        instance: InstanceName,
+        /// A crash or failure.
+        bad: bool,
+        /// For a person.
+        text: String,
+    },
+    /// A crash, for the counters.
+    Crashed(InstanceName, Cause),
+}
+
+/// Desired and actual state of the node.
+#[derive(Debug)]
+pub struct Table {
+    spec: Spec,
+    slots: BTreeMap<Daemon, u16>,
+    stopped: BTreeSet<InstanceName>,
+    instances: BTreeMap<InstanceName, Instance>,
+    admitted: bool,
+    epoch: u64,
+    op: Option<Op>,
+    next_op: u64,
+    bucket: RestartBucket,
+    rng: u64,
+    timing: Option<Timing>,
+    out: Vec<Action>,
+}
+
+impl Table {
+    /// A node that is down. `epoch`: first epoch of the node table; `seed`: of the backoff jitter.
+    #[must_use]
+    pub fn new(spec: Spec, slots: BTreeMap<Daemon, u16>, epoch: u64, seed: u64) -> Self {
+        let mut table = Self {
+            spec,
+            slots,
+            stopped: BTreeSet::new(),
+            instances: BTreeMap::new(),
+            admitted: false,
+            epoch,
+            op: None,
+            next_op: 1,
+            bucket: RestartBucket::default(),
+            rng: seed | 1,
+            timing: None,
+            out: Vec::new(),
+        };
+        table.add_slots();
+        table.stopped = table.instances.keys().copied().collect();
+        table
+    }
+
+    fn add_slots(&mut self) {
+        for daemon in self.spec.daemons.keys() {
+            for slot in 0..self.slots.get(daemon).copied().unwrap_or(1) {
+                let name = InstanceName { daemon: *daemon, slot };
+                self.instances.entry(name).or_insert_with(|| Instance::new(name));
+            }
+        }
+    }
+
+    /// Takes one fact about one generation and says what to do. Facts of other generations are dropped.
+    pub fn step(&mut self, now: Time, name: InstanceName, generation: u64, fact: Fact) -> Vec<Action> {
+        if self.instances.get(&name).is_some_and(|i| i.generation == generation) {
+            self.fact(now, name, fact);
+        }
+        self.tick(now)
+    }
+
+    /// Does what is due at `now`.
+    pub fn tick(&mut self, now: Time) -> Vec<Action> {
+        // Each pass either gives out an action, ends or changes the phase of an operation, or is the last one; both are finite.
+        loop {
+            let before = self.out.len();
+            self.deadlines(now);
+            for name in self.names() {
+                self.converge(now, name);
+            }
+            self.admit();
+            let changed = self.progress(now);
+            if self.out.len() == before && !changed {
+                break;
+            }
+        }
+        debug_assert_eq!(self.check(now), Ok(()));
+        std::mem::take(&mut self.out)
+    }
+
+    /// Earliest time at which [`Self::tick`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        let runs = self.instances.values().filter_map(|i| match (&i.run, &i.rest) {
+            (Some(run), _) => match &run.ending {
+                Some(ending) if ending.step == EndStep::Stuck => None,
+                Some(ending) => Some(ending.deadline),
+                None => run.start_deadline(self.start_timeout(i.name.daemon)),
+            },
+            (None, Rest::Backoff { until, .. }) if self.wanted(i.name) => Some(*until),
+            _ => None,
+        });
+        runs.chain(self.op.as_ref().and_then(Op::deadline)).min()
+    }
+
+    fn names(&self) -> Vec<InstanceName> {
+        self.instances.keys().copied().collect()
+    }
+
+    fn start_timeout(&self, daemon: Daemon) -> Duration {
+        self.spec.daemons.get(&daemon).map_or(Duration::MAX, |d| d.start_timeout)
+    }
+
+    /// Part of the desired set.
+    #[must_use]
+    pub fn wanted(&self, name: InstanceName) -> bool {
+        self.in_slots(name) && !self.stopped.contains(&name)
+    }
+
+    fn in_slots(&self, name: InstanceName) -> bool {
+        self.spec.daemons.contains_key(&name.daemon) && name.slot < self.slots.get(&name.daemon).copied().unwrap_or(1)
+    }
+
+    /// Begins to end a live generation, or goes a step further. Never goes back: a drain under way is not restarted by a later cause.
+    fn end(&mut self, now: Time, name: InstanceName, cause: Option<Cause>, step: EndStep) {
+        let deadline = now + self.step_time(name.daemon, step);
+        let Some(instance) = self.instances.get_mut(&name) else { return };
+        let generation = instance.generation;
+        let Some(run) = instance.run.as_mut() else { return };
+        match &mut run.ending {
+            Some(ending) if ending.step >= step => return,
+            Some(ending) => {
+                ending.step = step;
+                ending.deadline = deadline;
+            }
+            none => {
+                let text = match &cause {
+                    Some(cause) => cause.to_string(),
+                    None => "stopping".to_owned(),
+                };
+                *none = Some(Ending { cause, step, deadline, began: now });
+                self.note(name, false, text);
+            }
+        }
+        let sig = match step {
+            EndStep::Term => Sig::Term,
+            EndStep::Abort => Sig::Abort,
+            EndStep::Kill => Sig::Kill,
+            EndStep::Stuck => return,
+        };
+        self.out.push(Action::Signal(name, generation, sig));
+    }
+
+    fn step_time(&self, daemon: Daemon, step: EndStep) -> Duration {
+        match step {
+            EndStep::Term if self.op.as_ref().is_some_and(Op::hurries) => FAST_DEADLINE,
+            EndStep::Term => self.spec.daemons.get(&daemon).map_or(FAST_DEADLINE, |d| d.term_deadline),
+            EndStep::Abort => ABORT_GRACE,
+            EndStep::Kill | EndStep::Stuck => KILL_GRACE,
+        }
+    }
+
+    fn note(&mut self, instance: InstanceName, bad: bool, text: String) {
+        if let Some(op) = self.op.as_ref() {
+            self.out.push(Action::OpText { op: op.id(), instance: Some(instance), text: text.clone() });
+        }
+        self.out.push(Action::Note { instance, bad, text });
+    }
+
+    fn deadlines(&mut self, now: Time) {
+        for name in self.names() {
+            let timeout = self.start_timeout(name.daemon);
+            let Some(run) = self.instances.get(&name).and_then(|i| i.run.as_ref()) else { continue };
+            match &run.ending {
+                Some(ending) if ending.deadline <= now && ending.step < EndStep::Stuck => {
+                    let next = if ending.step < EndStep::Kill { EndStep::Kill } else { EndStep::Stuck };
+                    self.end(now, name, None, next);
+                }
+                Some(_) => {}
+                None if run.start_deadline(timeout).is_some_and(|d| d <= now) => {
+                    self.end(now, name, Some(Cause::StartTimeout), EndStep::Abort);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// One instance, one comparison.
+    fn converge(&mut self, now: Time, name: InstanceName) {
+        let (wanted, in_slots) = (self.wanted(name), self.in_slots(name));
+        let Some(instance) = self.instances.get_mut(&name) else { return };
+        if instance.run.is_some() {
+            if !wanted {
+                self.release(now, name);
+            } else {
+                self.activate(now, name);
+            }
+            return;
+        }
+        match &mut instance.rest {
+            Rest::Spawning => {}
+            _ if !in_slots => {
+                self.instances.remove(&name);
+                self.stopped.remove(&name);
+            }
+            rest if !wanted => *rest = Rest::Idle,
+            Rest::Idle => self.spawn(name),
+            Rest::Backoff { until, .. } if *until <= now => {
+                match if instance.backoff.is_first() { Ok(()) } else { self.bucket.take(now) } {
+                    Ok(()) => self.spawn(name),
+                    Err(free) => *until = free,
+                }
+            }
+            Rest::Backoff { .. } | Rest::Failed(_) => {}
+        }
+    }
+
+    fn spawn(&mut self, name: InstanceName) {
+        let Some(instance) = self.instances.get_mut(&name) else { return };
+        instance.generation += 1;
+        instance.rest = Rest::Spawning;
+        self.out.push(Action::Spawn(name, instance.generation));
+    }
+
+    /// Drains an unwanted process as soon as nothing that is also leaving needs it.
+    fn release(&mut self, now: Time, name: InstanceName) {
+        let needed = self.instances.values().any(|i| i.live() && !self.wanted(i.name) && self.spec.depends(i.name.daemon, name.daemon));
+        let ending = self.instances.get(&name).and_then(|i| i.run.as_ref()).is_some_and(|r| r.ending.is_some());
+        if !needed && !ending {
+            let step = if self.op.as_ref().is_some_and(Op::kills) { EndStep::Kill } else { EndStep::Term };
+            self.end(now, name, None, step);
+        }
+    }
+
+    fn activate(&mut self, now: Time, name: InstanceName) {
+        let ready = self.requires_ready(name.daemon);
+        let Some(instance) = self.instances.get_mut(&name) else { return };
+        let generation = instance.generation;
+        if let Some(run) = instance.run.as_mut().filter(|r| ready && r.ending.is_none() && r.times.activate.is_none()) {
+            run.times.activate = Some(now);
+            self.out.push(Action::Activate(name, generation));
+            self.first_ready(now, name);
+        }
+    }
+
+    /// Every edge is satisfied: before admission by all wanted slots of a requirement, later by any, so that one slot in a crash loop does
+    /// not keep others from coming back.
+    fn requires_ready(&self, daemon: Daemon) -> bool {
+        self.spec.requires(daemon).all(|edge| {
+            let mut slots = self.instances.values().filter(|i| i.name.daemon == edge && self.wanted(i.name)).peekable();
+            slots.peek().is_some() && if self.admitted { slots.any(Instance::ready) } else { slots.all(Instance::ready) }
+        })
+    }
+
+    /// The whole required set is there for the first time, or a generation came back behind it.
+    fn admit(&mut self) {
+        if self.op.as_ref().is_some_and(Op::leaves) {
+            return;
+        }
+        let complete = self.spec.daemons.iter().filter(|(_, spec)| spec.required).all(|(daemon, _)| {
+            let mut slots = self.instances.values().filter(|i| i.name.daemon == *daemon && self.wanted(i.name)).peekable();
+            slots.peek().is_some() && slots.all(Instance::ready)
+        });
+        self.admitted |= complete;
+        if !self.admitted {
+            return;
+        }
+        for instance in self.instances.values_mut() {
+            let admits = self.spec.daemons.get(&instance.name.daemon).is_some_and(|s| s.admits);
+            let (name, generation) = (instance.name, instance.generation);
+            if let Some(run) = instance.run.as_mut().filter(|r| admits && r.ready() && !r.admitted) {
+                run.admitted = true;
+                self.out.push(Action::Admit(name, generation));
+            }
+        }
+    }
+
+    /// What must hold after each step.
+    ///
+    /// # Errors
+    /// The first rule that does not hold, in words.
+    pub fn check(&self, now: Time) -> Result<(), String> {
+        for instance in self.instances.values() {
+            let name = instance.name;
+            if instance.run.is_some() && !matches!(instance.rest, Rest::Idle) {
+                return Err(format!("{name} has a process and waits for another"));
+            }
+            if let Some(run) = &instance.run {
+                if run.times.ready.is_some() && run.times.activate.is_none() {
+                    return Err(format!("{name} is ready before it was activated"));
+                }
+                if run.admitted && !self.admitted {
+                    return Err(format!("{name} was admitted before the node"));
+                }
+            }
+            let view = self.view(now, name).ok_or("an instance without a view")?;
+            if view.state != State::Ready && view.why.is_empty() {
+                return Err(format!("{name} is {} without a reason", view.state.name()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! What a fact about one generation changes.
+
+use std::time::Duration;
+
+use wk_types::InstanceName;
+
+use super::{Action, EndStep, Ending, Fact, Outcome, Rest, Run, Stop, Table};
+use crate::backoff::{Crash, Time};
+use crate::cause::{Cause, Exit};
+use crate::limits::LIVE_MISSES;
+
+impl Table {
+    pub(super) fn fact(&mut self, now: Time, name: InstanceName, fact: Fact) {
+        let Some(instance) = self.instances.get_mut(&name) else { return };
+        match fact {
+            Fact::Spawned { pid, incarnation, began, exec } => {
+                instance.rest = Rest::Idle;
+                instance.last_incarnation = incarnation;
+                instance.run = Some(Run::new(pid, incarnation, began, exec));
+            }
+            Fact::SpawnFailed(cause) => {
+                instance.rest = Rest::Idle;
+                self.crashed(now, name, cause, None);
+            }
+            Fact::Exited(exit) => self.exited(now, name, exit),
+            other => self.run_fact(now, name, other),
+        }
+    }
+
+    fn run_fact(&mut self, now: Time, name: InstanceName, fact: Fact) {
+        let Some(run) = self.instances.get_mut(&name).and_then(|i| i.run.as_mut()) else { return };
+        match fact {
+            Fact::HealthUp => {
+                run.times.up.get_or_insert(now);
+            }
+            Fact::Serving(serving) => {
+                run.times.up.get_or_insert(now);
+                run.serving = serving;
+                self.first_ready(now, name);
+            }
+            Fact::Alive(true) => run.misses = 0,
+            Fact::Alive(false) => {
+                run.misses = run.misses.saturating_add(1);
+                if run.misses >= LIVE_MISSES {
+                    self.end(now, name, Some(Cause::Hang("liveness checks unanswered")), EndStep::Abort);
+                }
+            }
+            Fact::Probed(true) => run.probing = false,
+            Fact::Probed(false) => {
+                run.probing = false;
+                self.end(now, name, Some(Cause::Hang("no answer to a probe")), EndStep::Kill);
+            }
+            Fact::HealthLost => self.end(now, name, Some(Cause::Hang("health connection lost")), EndStep::Abort),
+            Fact::Identity(text) => self.end(now, name, Some(Cause::Identity(text)), EndStep::Kill),
+            Fact::Halted => self.probe(name),
+            Fact::Spawned { .. } | Fact::SpawnFailed(_) | Fact::Exited(_) => {}
+        }
+    }
+
+    /// Notes the moment of the first readiness: activated and serving, whichever came last.
+    pub(super) fn first_ready(&mut self, now: Time, name: InstanceName) {
+        let Some(run) = self.instances.get_mut(&name).and_then(|i| i.run.as_mut()) else { return };
+        if run.ready() && run.times.ready.is_none() {
+            run.times.ready = Some(now);
+            let text = format!("ready after {:.1} ms", (now.saturating_sub(run.times.spawn)).as_secs_f64() * 1e3);
+            self.note(name, false, text);
+        }
+    }
+
+    /// A neighbour reports a link without progress: probes the instance when the report is about its present life.
+    pub fn stall(&mut self, name: InstanceName, incarnation: u64) {
+        if self.instances.get(&name).and_then(|i| i.run.as_ref()).is_some_and(|r| r.incarnation == incarnation) {
+            self.probe(name);
+        }
+    }
+
+    fn probe(&mut self, name: InstanceName) {
+        let Some(instance) = self.instances.get_mut(&name) else { return };
+        let generation = instance.generation;
+        if let Some(run) = instance.run.as_mut().filter(|r| !r.probing && r.ending.is_none()) {
+            run.probing = true;
+            self.out.push(Action::Probe(name, generation));
+        }
+    }
+
+    fn exited(&mut self, now: Time, name: InstanceName, exit: Exit) {
+        let Some(instance) = self.instances.get_mut(&name) else { return };
+        let Some(run) = instance.run.take() else { return };
+        instance.last_exit = Some(exit);
+        instance.rest = Rest::Idle;
+        let took = run.ending.as_ref().map_or(Duration::ZERO, |e| now.saturating_sub(e.began));
+        let outcome = match &run.ending {
+            Some(Ending { cause: None, step: EndStep::Term, .. }) if exit == Exit::Code(0) => Outcome::Clean,
+            Some(Ending { cause: None, step, .. }) if *step > EndStep::Term => Outcome::Forced,
+            _ => Outcome::Gone,
+        };
+        match run.ending {
+            Some(Ending { cause: None, .. }) => self.note(name, outcome != Outcome::Clean, format!("stopped ({exit})")),
+            ending => {
+                let cause = ending.and_then(|e| e.cause).unwrap_or(Cause::Exit(exit));
+                self.crashed(now, name, cause, run.times.ready.map(|at| now.saturating_sub(at)));
+            }
+        }
+        if let Some(op) = &mut self.op {
+            op.stopped(Stop { name, outcome, took, exit });
+        }
+    }
+
+    fn crashed(&mut self, now: Time, name: InstanceName, cause: Cause, ready_for: Option<Duration>) {
+        let jitter = self.jitter();
+        let Some(instance) = self.instances.get_mut(&name) else { return };
+        instance.restarts += 1;
+        instance.last_restart = Some(now);
+        if ready_for.is_none() {
+            instance.start_crashes += 1;
+        }
+        let delay = instance.backoff.on_crash(Crash { at: now, ready_for, heavy: cause.heavy(), jitter });
+        let given_up = cause.permanent() || self.spec.daemons.get(&name.daemon).is_some_and(|s| s.gives_up(&cause, instance.restarts));
+        let (text, rest) = if given_up {
+            (format!("{cause}; not restarted"), Rest::Failed(cause.clone()))
+        } else {
+            let text = format!("{cause}; next try in {:.1} s", delay.as_secs_f64());
+            (text, Rest::Backoff { until: now + delay, cause: cause.clone() })
+        };
+        instance.rest = rest;
+        self.note(name, true, text);
+        self.out.push(Action::Crashed(name, cause));
+    }
+
+    /// Next pseudo-random number in -1..1 (xorshift): spreads restarts, needs no quality.
+    fn jitter(&mut self) -> f64 {
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        f64::from(u32::try_from(self.rng >> 33).unwrap_or(0)) / f64::from(1u32 << 30) - 1.0
+    }
+}

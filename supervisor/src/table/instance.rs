@@ -1,0 +1,260 @@
+//! One slot of a daemon and the generation that runs in it.
+
+use std::time::Duration;
+
+use wk_proto::node::v1::State as ProtoState;
+use wk_types::InstanceName;
+
+use crate::backoff::{Backoff, Time};
+use crate::cause::{Cause, Exit};
+
+/// State of an instance as shown, `design/supervisor.md` §4.2. It is derived from facts, never stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not wanted, nothing runs.
+    Down,
+    /// Spawned early; an edge is not satisfied.
+    Waiting,
+    /// A requirement failed for good.
+    Blocked,
+    /// Fork and exec under way.
+    Spawning,
+    /// Lives, on its way to Ready.
+    Starting,
+    /// May receive work.
+    Ready,
+    /// Was Ready, says it is not now.
+    Degraded,
+    /// Liveness missing.
+    Suspect,
+    /// SIGTERM sent, finishing work.
+    Draining,
+    /// Being killed.
+    Stopping,
+    /// Not killable.
+    Stuck,
+    /// Crashed, waits for its restart.
+    Backoff,
+    /// Crashed for a reason that a restart cannot cure.
+    Failed,
+}
+
+impl State {
+    /// Lower-case name for tables and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Waiting => "waiting",
+            Self::Blocked => "blocked",
+            Self::Spawning => "spawning",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Suspect => "suspect",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Stuck => "stuck",
+            Self::Backoff => "backoff",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The same on the wire.
+    #[must_use]
+    pub fn to_proto(self) -> ProtoState {
+        match self {
+            Self::Down => ProtoState::Down,
+            Self::Waiting => ProtoState::Waiting,
+            Self::Blocked => ProtoState::Blocked,
+            Self::Spawning => ProtoState::Spawning,
+            Self::Starting => ProtoState::Starting,
+            Self::Ready => ProtoState::Ready,
+            Self::Degraded => ProtoState::Degraded,
+            Self::Suspect => ProtoState::Suspect,
+            Self::Draining => ProtoState::Draining,
+            Self::Stopping => ProtoState::Stopping,
+            Self::Stuck => ProtoState::Stuck,
+            Self::Backoff => ProtoState::Backoff,
+            Self::Failed => ProtoState::Failed,
+        }
+    }
+}
+
+/// How far our own ending of a generation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndStep {
+    /// SIGTERM, drain.
+    Term,
+    /// SIGABRT, for a core.
+    Abort,
+    /// SIGKILL to the group.
+    Kill,
+    /// The kernel does not let it go.
+    Stuck,
+}
+
+/// A generation that we end.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// `None`: planned (stop, restart, scale), not a crash.
+    pub cause: Option<Cause>,
+    /// Last step taken.
+    pub step: EndStep,
+    /// When the next step follows.
+    pub deadline: Time,
+    /// When it began.
+    pub began: Time,
+}
+
+/// Phase times of a generation; the supervisor's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    /// Fork began.
+    pub spawn: Time,
+    /// Fork to exec done.
+    pub exec: Duration,
+    /// First health answer.
+    pub up: Option<Time>,
+    /// Edges satisfied, `Activate` sent.
+    pub activate: Option<Time>,
+    /// First SERVING.
+    pub ready: Option<Time>,
+}
+
+/// The live process of a slot.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Process id, unreaped.
+    pub pid: u32,
+    /// Random identity of the spawn.
+    pub incarnation: u64,
+    /// Says SERVING on `wk.ready`.
+    pub serving: bool,
+    /// `Admit` was sent to this generation.
+    pub admitted: bool,
+    /// Liveness checks missed in a row.
+    pub misses: u8,
+    /// A probe is under way.
+    pub probing: bool,
+    /// We are ending it.
+    pub ending: Option<Ending>,
+    /// Phase times.
+    pub times: Times,
+}
+
+impl Run {
+    /// Fresh from exec.
+    #[must_use]
+    pub fn new(pid: u32, incarnation: u64, spawn: Time, exec: Duration) -> Self {
+        Self {
+            pid,
+            incarnation,
+            serving: false,
+            admitted: false,
+            misses: 0,
+            probing: false,
+            ending: None,
+            times: Times { spawn, exec, ..Times::default() },
+        }
+    }
+
+    /// Activated, serving and not being ended.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.serving && self.times.activate.is_some() && self.ending.is_none()
+    }
+
+    /// When a start counts as stuck; `None` while there is nothing to wait for on its side.
+    #[must_use]
+    pub fn start_deadline(&self, timeout: Duration) -> Option<Time> {
+        match (self.times.up, self.times.activate, self.times.ready) {
+            (None, _, _) => Some(self.times.spawn + timeout),
+            (Some(up), Some(activate), None) => Some(up.max(activate) + timeout),
+            _ => None,
+        }
+    }
+}
+
+/// What a slot without a process is doing.
+#[derive(Debug, Clone)]
+pub enum Rest {
+    /// Nothing: to be spawned when it is wanted.
+    Idle,
+    /// `Action::Spawn` was given out, its answer is not here yet.
+    Spawning,
+    /// Waiting for its restart.
+    Backoff {
+        /// When.
+        until: Time,
+        /// Of the crash.
+        cause: Cause,
+    },
+    /// No restart.
+    Failed(Cause),
+}
+
+/// One slot.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// Which.
+    pub name: InstanceName,
+    /// Spawn counter, from 1; 0 before the first.
+    pub generation: u64,
+    /// Live process.
+    pub run: Option<Run>,
+    /// Without one.
+    pub rest: Rest,
+    /// Crash history.
+    pub backoff: Backoff,
+    /// Crashes before Ready in the running start transaction.
+    pub start_crashes: u32,
+    /// Crashes since the supervisor started.
+    pub restarts: u32,
+    /// Time of the last of them.
+    pub last_restart: Option<Time>,
+    /// How the last generation ended.
+    pub last_exit: Option<Exit>,
+    /// Identity of the last generation, for the node table while nothing runs.
+    pub last_incarnation: u64,
+}
+
+impl Instance {
+    /// An empty slot.
+    #[must_use]
+    pub fn new(name: InstanceName) -> Self {
+        Self {
+            name,
+            generation: 0,
+            run: None,
+            rest: Rest::Idle,
+            backoff: Backoff::default(),
+            start_crashes: 0,
+            restarts: 0,
+            last_restart: None,
+            last_exit: None,
+            last_incarnation: 0,
+        }
+    }
+
+    /// Ready and not being ended.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.run.as_ref().is_some_and(Run::ready)
+    }
+
+    /// A process exists or is being made.
+    #[must_use]
+    pub fn live(&self) -> bool {
+        self.run.is_some() || matches!(self.rest, Rest::Spawning)
+    }
+
+    /// Operator's word: no more waiting, no more counting.
+    pub fn clear(&mut self) {
+        self.backoff.clear();
+        self.start_crashes = 0;
+        if matches!(self.rest, Rest::Backoff { .. } | Rest::Failed(_)) {
+            self.rest = Rest::Idle;
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The table of a start: who waited, who worked, which chain decided the total.
+
+use std::time::Duration;
+
+use wk_proto::supervisor::v1 as pb;
+use wk_types::InstanceName;
+
+use crate::backoff::Time;
+use crate::spec::Spec;
+use crate::table::Times;
+
+/// Phases of one instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Which.
+    pub name: InstanceName,
+    /// Before its spawn, and up but waiting for edges.
+    pub wait: Duration,
+    /// Fork and exec.
+    pub exec: Duration,
+    /// Exec to the first health answer.
+    pub init: Duration,
+    /// Activation to SERVING.
+    pub handshake: Duration,
+    /// Since the start began.
+    pub ready_at: Duration,
+    /// On the chain that decided the total.
+    pub critical: bool,
+}
+
+impl Row {
+    /// Time it worked itself.
+    #[must_use]
+    pub fn own(&self) -> Duration {
+        self.exec + self.init + self.handshake
+    }
+}
+
+/// A completed start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// In order of becoming ready.
+    pub rows: Vec<Row>,
+    /// Until the required set was Ready.
+    pub total: Duration,
+}
+
+impl Timing {
+    /// Builds the table from the phase times of a start that began at `began`. Instances that are not Ready are left out.
+    #[must_use]
+    pub fn build(spec: &Spec, began: Time, times: &[(InstanceName, Times)]) -> Self {
+        let mut rows: Vec<Row> = times.iter().filter_map(|(name, t)| row(*name, began, t)).collect();
+        rows.sort_by_key(|r| (r.ready_at, r.name));
+        let required = |r: &&Row| spec.daemons.get(&r.name.daemon).is_some_and(|d| d.required);
+        let last = rows.iter().filter(required).max_by_key(|r| r.ready_at).cloned();
+        let total = last.as_ref().map_or(Duration::ZERO, |r| r.ready_at);
+        let mut next = last.map(|r| r.name);
+        while let Some(name) = next {
+            if let Some(row) = rows.iter_mut().find(|r| r.name == name) {
+                row.critical = true;
+            }
+            next = decided_by(spec, &rows, times, name);
+        }
+        Self { rows, total }
+    }
+
+    /// Sum of the own times: what a start without overlap would take.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        self.rows.iter().map(Row::own).sum()
+    }
+
+    /// For the control socket.
+    #[must_use]
+    pub fn to_proto(&self) -> pb::Timing {
+        let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        let rows = self.rows.iter().map(|r| pb::TimingRow {
+            name: r.name.to_string(),
+            wait_us: us(r.wait),
+            exec_us: us(r.exec),
+            init_us: us(r.init),
+            handshake_us: us(r.handshake),
+            ready_at_us: us(r.ready_at),
+            own_us: us(r.own()),
+            critical: r.critical,
+        });
+        pb::Timing { rows: rows.collect(), total_us: us(self.total), sum_us: us(self.sum()) }
+    }
+}
+
+fn row(name: InstanceName, began: Time, t: &Times) -> Option<Row> {
+    let (up, ready) = (t.up?, t.ready?);
+    let active = t.activate.unwrap_or(up).max(up);
+    Some(Row {
+        name,
+        wait: t.spawn.saturating_sub(began) + active.saturating_sub(up),
+        exec: t.exec,
+        init: up.saturating_sub(t.spawn + t.exec),
+        handshake: ready.saturating_sub(active),
+        ready_at: ready.saturating_sub(began),
+        critical: false,
+    })
+}
+
+/// The requirement whose readiness released `name`; `None` when it did not wait for one.
+fn decided_by(spec: &Spec, rows: &[Row], times: &[(InstanceName, Times)], name: InstanceName) -> Option<InstanceName> {
+    let (_, t) = times.iter().find(|(n, _)| *n == name)?;
+    if t.activate? <= t.up? {
+        return None;
+    }
+    let edges: Vec<_> = spec.requires(name.daemon).collect();
+    rows.iter().filter(|r| edges.contains(&r.name.daemon)).max_by_key(|r| r.ready_at).map(|r| r.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wk_types::Daemon;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn times(spawn: u64, up: u64, activate: u64, ready: u64) -> Times {
+        Times { spawn: ms(spawn), exec: ms(1), up: Some(ms(up)), activate: Some(ms(activate)), ready: Some(ms(ready)) }
+    }
+
+    #[test]
+    fn marks_the_chain_and_sums_to_ready_at() {
+        let spec = Spec::standard(ms(60_000));
+        let at = |daemon| InstanceName { daemon, slot: 0 };
+        let input = [
+            (at(Daemon::Cluster), times(100, 110, 105, 500)),
+            (at(Daemon::Gateway), times(101, 120, 500, 550)),
+            (at(Daemon::Api), times(101, 600, 550, 610)),
+        ];
+        let timing = Timing::build(&spec, ms(100), &input);
+        assert_eq!(timing.total, ms(510));
+        for row in &timing.rows {
+            assert_eq!(row.wait + row.own(), row.ready_at, "{row:?}");
+        }
+        let critical: Vec<_> = timing.rows.iter().filter(|r| r.critical).map(|r| r.name.daemon).collect();
+        assert_eq!(critical, [Daemon::Api], "api was still initialising when its edges were ready");
+    }
+
+    #[test]
+    fn follows_edges_that_made_it_wait() {
+        let spec = Spec::standard(ms(60_000));
+        let at = |daemon| InstanceName { daemon, slot: 0 };
+        let input = [(at(Daemon::Cluster), times(0, 10, 0, 400)), (at(Daemon::Gateway), times(0, 20, 400, 450))];
+        let timing = Timing::build(&spec, ms(0), &input);
+        assert!(timing.rows.iter().all(|r| r.critical));
+        assert_eq!(timing.sum(), ms(400 + 20 + 50));
+    }
+}

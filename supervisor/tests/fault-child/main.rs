@@ -1,0 +1,193 @@
+//! A daemon that misbehaves on command. It speaks the whole contract of a daemon (health, lifecycle, admin) and reads its faults from
+//! `$WK_FAULTS/<instance>`: words separated by blanks. What it is told goes to `$WK_FAULTS/events`, one line each.
+//!
+//! | word | effect |
+//! |---|---|
+//! | `once` | the other words hold for generation 1 only |
+//! | `log=TEXT` | writes TEXT (`_` is a blank) to standard error at the start |
+//! | `exit=CODE` | ends before it serves anything |
+//! | `crash=MS` | ends with code 1 that long after its activation |
+//! | `never-ready` | is activated and says nothing |
+//! | `slow-init=MS` | serves nothing before |
+//! | `unready` | after its activation: ready, then not |
+//! | `ignore-term` | does not end on SIGTERM |
+//! | `drain=MS` | takes that long to end |
+//! | `wrong-nonce` | answers as somebody else |
+//! | `grandchild` | leaves a process in its group behind |
+//! | `unsettled=N` | reports work that never ends |
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use wk_config::Env;
+use wk_lifecycle::NamedFds;
+use wk_proto::lifecycle::v1 as pb;
+use wk_proto::lifecycle::v1::admin_server::{Admin, AdminServer};
+use wk_proto::lifecycle::v1::lifecycle_server::{Lifecycle, LifecycleServer};
+
+#[derive(Clone)]
+struct Child {
+    instance: String,
+    generation: String,
+    folder: PathBuf,
+    words: Arc<Vec<String>>,
+    health: HealthReporter,
+    activated: Arc<watch::Sender<bool>>,
+}
+
+impl Child {
+    fn has(&self, word: &str) -> bool {
+        self.words.iter().any(|w| w == word)
+    }
+
+    fn value(&self, key: &str) -> Option<&str> {
+        self.words.iter().find_map(|w| w.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    fn ms(&self, key: &str) -> Option<Duration> {
+        self.value(key).map(|v| Duration::from_millis(v.parse().expect("a number of milliseconds")))
+    }
+
+    fn event(&self, what: &str) {
+        let line = format!("{} {} {what}\n", self.instance, self.generation);
+        let file = OpenOptions::new().create(true).append(true).open(self.folder.join("events"));
+        file.and_then(|mut f| f.write_all(line.as_bytes())).expect("the folder of faults can be written");
+    }
+
+    async fn say(&self, ready: bool) {
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.health.set_service_status("wk.ready", status).await;
+    }
+
+    /// What follows the activation.
+    async fn live(&self) {
+        let mut activated = self.activated.subscribe();
+        activated.wait_for(|a| *a).await.expect("the sender is our own");
+        if !self.has("never-ready") {
+            self.say(true).await;
+        }
+        if self.has("unready") {
+            self.say(false).await;
+        }
+        if let Some(after) = self.ms("crash") {
+            tokio::time::sleep(after).await;
+            std::process::exit(1);
+        }
+    }
+
+    async fn ended(&self) {
+        let mut term = signal(SignalKind::terminate()).expect("a handler for SIGTERM");
+        while term.recv().await.is_some() {
+            self.event("term");
+            if !self.has("ignore-term") {
+                break;
+            }
+        }
+        self.say(false).await;
+        tokio::time::sleep(self.ms("drain").unwrap_or_default()).await;
+        self.event("end");
+    }
+}
+
+#[tonic::async_trait]
+impl Lifecycle for Child {
+    async fn activate(&self, _: Request<pb::ActivateRequest>) -> Result<Response<pb::ActivateReply>, Status> {
+        self.event("activate");
+        self.activated.send_replace(true);
+        Ok(Response::new(pb::ActivateReply {}))
+    }
+
+    async fn admit(&self, _: Request<pb::AdmitRequest>) -> Result<Response<pb::AdmitReply>, Status> {
+        self.event("admit");
+        Ok(Response::new(pb::AdmitReply {}))
+    }
+
+    async fn stop_accept(&self, _: Request<pb::StopAcceptRequest>) -> Result<Response<pb::StopAcceptReply>, Status> {
+        Ok(Response::new(pb::StopAcceptReply {}))
+    }
+
+    async fn quiesce(&self, _: Request<pb::QuiesceRequest>) -> Result<Response<pb::QuiesceReply>, Status> {
+        self.event("quiesce");
+        Ok(Response::new(pb::QuiesceReply {}))
+    }
+
+    async fn in_flight(&self, _: Request<pb::InFlightRequest>) -> Result<Response<pb::InFlightReply>, Status> {
+        let unsettled = self.value("unsettled").map_or(0, |v| v.parse().expect("a number"));
+        Ok(Response::new(pb::InFlightReply { unsettled, ..Default::default() }))
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Child {
+    async fn metrics(&self, _: Request<pb::MetricsRequest>) -> Result<Response<pb::MetricsReply>, Status> {
+        Ok(Response::new(pb::MetricsReply { text: "# HELP fault_up Text.\n# TYPE fault_up gauge\nfault_up 1\n".into() }))
+    }
+
+    async fn components(&self, _: Request<pb::ComponentsRequest>) -> Result<Response<pb::ComponentsReply>, Status> {
+        let components = vec![pb::Component { name: "wk.fault.part".into(), serving: true }];
+        Ok(Response::new(pb::ComponentsReply { components }))
+    }
+
+    async fn set_log_filter(&self, _: Request<pb::SetLogFilterRequest>) -> Result<Response<pb::SetLogFilterReply>, Status> {
+        Ok(Response::new(pb::SetLogFilterReply {}))
+    }
+}
+
+fn words(folder: &std::path::Path, instance: &str, generation: &str) -> Vec<String> {
+    let text = fs::read_to_string(folder.join(instance)).unwrap_or_default();
+    let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    if words.iter().any(|w| w == "once") && generation != "1" { Vec::new() } else { words }
+}
+
+fn main() -> anyhow::Result<()> {
+    let env = Env::process();
+    let var = |name: &str| env.get(name).map(str::to_owned).ok_or_else(|| anyhow::anyhow!("{name} is missing"));
+    let mut fds = NamedFds::inherit(&var("WK_LISTEN_FDS")?, &var("WK_LISTEN_FDNAMES")?)?;
+    let identity = var("WK_INSTANCE")?;
+    let mut parts = identity.split('/').map(str::to_owned);
+    let (instance, generation) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let folder = PathBuf::from(var("WK_FAULTS")?);
+    let words = words(&folder, &instance, &generation);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let child = Child { instance, generation, folder, words: Arc::new(words), health, activated: Arc::new(watch::channel(false).0) };
+        child.event(&format!("spawn {} {}", std::process::id(), var("WK_LISTEN_FDNAMES")?));
+        if let Some(text) = child.value("log") {
+            writeln!(std::io::stderr(), "{}", text.replace('_', " "))?;
+        }
+        if let Some(code) = child.value("exit") {
+            std::process::exit(code.parse()?);
+        }
+        if child.has("grandchild") {
+            let sleeper = std::process::Command::new("sleep").arg("1000").spawn()?;
+            child.event(&format!("grandchild {}", sleeper.id()));
+        }
+        tokio::time::sleep(child.ms("slow-init").unwrap_or_default()).await;
+        child.say(false).await;
+        child.health.set_service_status("wk.live", ServingStatus::Serving).await;
+        let identity = if child.has("wrong-nonce") { "somebody/1/else".to_owned() } else { identity };
+        let routes = Routes::new(health_service).add_service(LifecycleServer::new(child.clone())).add_service(AdminServer::new(child.clone()));
+        let listener = fds.take("health").ok_or_else(|| anyhow::anyhow!("no health listener"))?;
+        let options = wk_rpc::ServeOptions { identity: Some(identity) };
+        let serve = wk_rpc::serve(listener.into(), routes, options, std::future::pending());
+        let live = async {
+            child.live().await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            served = serve => served.map_err(Into::into),
+            () = live => Ok(()),
+            () = child.ended() => Ok(()),
+        }
+    })
+}

@@ -1,0 +1,7 @@
+//! The real supervisor and control tool against daemons that misbehave on command (`tests/fault-child`).
+
+mod control;
+mod crash;
+mod node;
+mod start;
+mod stop;

@@ -13,6 +13,7 @@ use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use wk_store::GroupId;
 
 use crate::codec;
@@ -32,7 +33,7 @@ pub(crate) struct Position {
 }
 
 /// What the adapter shows the rest of the group.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Progress {
     /// Last applied position. In the data database's memtables, not necessarily on its device.
     pub(crate) applied: Mutex<Position>,
@@ -40,6 +41,14 @@ pub(crate) struct Progress {
     pub(crate) flushed: Mutex<Position>,
     /// Whether recovery ended and the group runs.
     pub(crate) running: AtomicBool,
+    /// Closed when the adapter is gone: from then on nothing of this group is applied any more.
+    pub(crate) gone: Semaphore,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { applied: Mutex::default(), flushed: Mutex::default(), running: AtomicBool::new(false), gone: Semaphore::new(0) }
+    }
 }
 
 pub(crate) struct Adapter {
@@ -117,6 +126,12 @@ impl Adapter {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Adapter {
+    fn drop(&mut self) {
+        self.progress.gone.close();
     }
 }
 

@@ -258,3 +258,6 @@ pub(crate) fn applied_decode(value: Bytes) -> Option<(Option<LogId>, StoredMembe
     let fields = (reader.log_id()?, reader.stored_membership()?);
     reader.end(fields)
 }
+
+#[cfg(test)]
+mod tests;

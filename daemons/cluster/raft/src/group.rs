@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, InitializeError, LinearizableReadError, RaftError};
 use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, InitializeError, LinearizableReadError, RaftError};
 use openraft::{RaftMetrics, ReadPolicy, ServerState};
 use wk_store::GroupId;
 use wk_types::NodeId;
@@ -387,6 +387,10 @@ impl Group {
         self.inner.closed.store(true, Ordering::Relaxed);
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(group = self.inner.id.0, err = %error, "group did not stop cleanly");
+        }
+        // The state machine task may still hold committed entries; a group opened again must not race it.
+        if self.inner.progress.gone.acquire().await.is_ok() {
+            tracing::error!(group = self.inner.id.0, "closing mark of a state machine gave a permit");
         }
         self.inner.progress.running.store(false, Ordering::Relaxed);
     }

@@ -34,7 +34,7 @@ mod peer;
 mod types;
 
 pub use error::{GroupError, OpenError, ProposeError, ReadError};
-pub use group::{Group, Proposed, ProposeCallback, Role, Status};
+pub use group::{Group, ProposeCallback, Proposed, Role, Status};
 pub use groups::Groups;
 pub use machine::{ApplyContext, Entry, MachineError, StateMachine};
 pub use network::{Frames, Loopback, Network, NetworkError, NoNetwork, Replies, RpcKind};

@@ -112,7 +112,7 @@ impl GroupLog {
         let start = next_index(purged.as_ref());
         let last = match backend.bounds(group, start).map_err(io::Error::other)? {
             None => purged,
-            Some(bounds) if bounds.first != start => {
+            Some(bounds) if purged.is_some() && bounds.first != start => {
                 return Err(io::Error::other(format!("log starts at {} instead of {start}", bounds.first)));
             }
             Some(bounds) => {
@@ -225,7 +225,10 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
 }
 
 impl RaftLogReader<Types> for GroupLog {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(&mut self, range: RB) -> Result<Vec<RawEntry>, io::Error> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<RawEntry>, io::Error> {
         let (from, to) = bounds(&range);
         self.read(from, to, usize::MAX)
     }
@@ -304,7 +307,8 @@ impl RaftLogStorage<Types> for GroupLog {
             let mut state = self.shared.state.lock();
             for entry in entries {
                 let value = codec::entry_encode(&entry);
-                let expected = next_index(state.last.as_ref());
+                // An empty log may start anywhere: openraft knows where the history it has ends.
+                let expected = state.last.map_or(entry.log_id.index, |last| last.index + 1);
                 if entry.log_id.index != expected {
                     return Err(io::Error::other(format!("append of {} leaves a hole after {expected}", entry.log_id.index)));
                 }
@@ -379,3 +383,6 @@ impl RaftLogStorage<Types> for GroupLog {
         self.submit(LogItem { write, done: None }).await
     }
 }
+
+#[cfg(test)]
+mod tests;

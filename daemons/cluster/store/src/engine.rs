@@ -1,8 +1,6 @@
 //! RocksDB options of both databases. Numbers: [`crate::limits`]; reasons: `design/cluster.md` §3.4.
 
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Options as DbOptions, SliceTransform,
-};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Options as DbOptions, SliceTransform};
 
 use crate::cf::Cf;
 use crate::limits::{

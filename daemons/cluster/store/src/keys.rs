@@ -335,3 +335,6 @@ impl Reader<'_> {
         self.0.is_empty().then_some(fields)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,8 +23,7 @@ struct State {
 impl State {
     fn apply(&mut self, write: &LogWrite) {
         if let Some(range) = &write.remove {
-            let keys: Vec<_> =
-                self.entries.range((write.group, range.start)..(write.group, range.end)).map(|(key, _)| *key).collect();
+            let keys: Vec<_> = self.entries.range((write.group, range.start)..(write.group, range.end)).map(|(key, _)| *key).collect();
             for key in keys {
                 self.entries.remove(&key);
             }

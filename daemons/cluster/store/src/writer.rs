@@ -25,9 +25,7 @@ use thread_priority::{
 };
 
 use crate::error::StoreError;
-use crate::limits::{
-    WRITER_BATCH_BYTES_MAX, WRITER_BATCH_ITEMS_MAX, WRITER_LAZY_MAX, WRITER_QUEUE_BYTES_MAX, WRITER_QUEUE_ITEMS_MAX,
-};
+use crate::limits::{WRITER_BATCH_BYTES_MAX, WRITER_BATCH_ITEMS_MAX, WRITER_LAZY_MAX, WRITER_QUEUE_BYTES_MAX, WRITER_QUEUE_ITEMS_MAX};
 use crate::log::{Durability, LogBackend, LogItem, LogWrite};
 
 /// Called once, on the writer thread, with the first failed write or sync. In production it ends the process.

@@ -106,6 +106,8 @@ pub(crate) async fn strike(storm: &Storm, fault: Fault, dice: &mut Dice) -> anyh
         bail!("{}: ready after {repaired:?}, but {FLOW_WITHIN:?} later no acknowledgement for sources {sources:?}", fault.name());
     }
     let flowing_us = field.now_us();
+    // The operator's word that these crashes are accounted for: the next one is a first one again and restarts without delay.
+    storm.node.must_wkctl(&["start"]).await?;
     if matches!(fault, Fault::Hang(_)) && repaired > HANG_REPAIRED_WITHIN {
         bail!("{}: repaired only after {repaired:?}", fault.name());
     }

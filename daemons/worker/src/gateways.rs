@@ -93,9 +93,10 @@ impl Gateways {
     #[must_use]
     pub fn complete(&self) -> bool {
         self.known
-            && self.live.iter().all(|(slot, incarnation)| {
-                self.snapshots.get(slot).is_some_and(|s| s.complete && s.incarnation == *incarnation)
-            })
+            && self
+                .live
+                .iter()
+                .all(|(slot, incarnation)| self.snapshots.get(slot).is_some_and(|s| s.complete && s.incarnation == *incarnation))
     }
 }
 

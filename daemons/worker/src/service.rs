@@ -277,7 +277,8 @@ pub async fn run(context: Context, pools: Vec<Pool>) -> Result<(), Failure> {
 fn listener(context: &Context, pool: Pool, pools: usize) -> Result<UnixListener, Failure> {
     let own = context.listener(&format!("link.{}", pool.name()));
     let fd = own.or_else(|| (pools == 1).then(|| context.listener("link")).flatten());
-    fd.map(UnixListener::from).ok_or_else(|| Failure::new(Exit::Usage, format!("the descriptor for the links of pool {} is missing", pool.name())))
+    fd.map(UnixListener::from)
+        .ok_or_else(|| Failure::new(Exit::Usage, format!("the descriptor for the links of pool {} is missing", pool.name())))
 }
 
 /// Says ready when every pool is, once the daemons we require are.

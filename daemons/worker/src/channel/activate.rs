@@ -89,7 +89,14 @@ fn cursor(bucket: u16, groups: u32, index: u64) -> pb::Cursor {
 }
 
 /// Hands the journal of one group to the pool, page by page, as fast as the pool can distribute it.
-async fn read_group(cluster: &ClusterData, inbox: &Inbox<Ask>, group: u32, buckets: Vec<u32>, first: u64, upto: u64) -> Result<(), ActivateError> {
+async fn read_group(
+    cluster: &ClusterData,
+    inbox: &Inbox<Ask>,
+    group: u32,
+    buckets: Vec<u32>,
+    first: u64,
+    upto: u64,
+) -> Result<(), ActivateError> {
     let mut after = first;
     while after < upto {
         let request = pb::JournalRequest { group, after, limit: JOURNAL_ENTRIES, buckets: buckets.clone(), wait_ms: 0 };
@@ -115,10 +122,7 @@ mod tests {
 
     #[test]
     fn a_bucket_without_a_cursor_starts_at_the_applied_index() {
-        let loaded = pb::LoadCursorsReply {
-            cursors: vec![cursor(1, 2, 7), cursor(900, 2, 3)],
-            applied: vec![10, 20],
-        };
+        let loaded = pb::LoadCursorsReply { cursors: vec![cursor(1, 2, 7), cursor(900, 2, 3)], applied: vec![10, 20] };
         let starts = starts(&loaded, 2, &[0, 1, 2, 3]);
         assert_eq!(starts, BTreeMap::from([(0, 10), (1, 7), (2, 10), (3, 20)]));
     }

@@ -312,7 +312,8 @@ impl Channels {
     /// Messages that are accepted and not distributed, for a drain.
     #[must_use]
     pub fn under_way(&self) -> usize {
-        let queued = |c: &super::cache::Chan| c.incoming.len() + c.decided.len() + c.dist.len() + c.flight.as_ref().map_or(0, |f| f.messages);
+        let queued =
+            |c: &super::cache::Chan| c.incoming.len() + c.decided.len() + c.dist.len() + c.flight.as_ref().map_or(0, |f| f.messages);
         self.chans.iter().map(|(_, c)| queued(c)).sum::<usize>() + self.jobs.len()
     }
 }

@@ -69,12 +69,7 @@ impl Channels {
     /// Permission with what is known; `None` when the message cannot be read.
     fn judge(&self, chan: &Chan, pending: &Pending) -> Option<Result<Reason, Needs>> {
         let message = pending.message()?;
-        let q = Question {
-            kind: chan.key.kind,
-            channel_id: &chan.key.id,
-            from_uid: message.from_uid,
-            system_device: pending.api,
-        };
+        let q = Question { kind: chan.key.kind, channel_id: &chan.key.id, from_uid: message.from_uid, system_device: pending.api };
         Some(permission::check(&q, &self.facts_for(chan, message.from_uid)))
     }
 

@@ -1,7 +1,7 @@
 use std::collections::HashSet as StdSet;
 
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 use wk_link::codec::Reader;
 use wk_link::item::{ChannelSend, Deliver, Encoder, PersonRulesChanged, Sendack};
 use wk_link::record::{ChannelBatch, Message};
@@ -406,7 +406,18 @@ fn nothing_moves_before_its_bucket_is_open_and_the_journal_goes_first() {
     assert_eq!(b.out.lookups.len(), 0);
     b.channels.started(4, &(0..1024).map(|n| (n, 10)).collect::<Vec<_>>());
     let mut records = bytes::BytesMut::new();
-    let old = Message { message_id: 5, flags: 0, setting: 0, expire: 0, client_seq: 0, from_uid: "u1", client_msg_no: "", topic: "", stream_no: "", payload: b"p" };
+    let old = Message {
+        message_id: 5,
+        flags: 0,
+        setting: 0,
+        expire: 0,
+        client_seq: 0,
+        from_uid: "u1",
+        client_msg_no: "",
+        topic: "",
+        stream_no: "",
+        payload: b"p",
+    };
     wk_link::record::Stored::encode_from_row(&mut records, 3, &wk_link::record::encode_row(40, &wk_link::record::encode_message(&old)));
     let channel = Some(pb::ChannelRef { id: "u2@u1".into(), r#type: 1 });
     for index in [10, 11] {

@@ -162,8 +162,7 @@ fn a_wrong_token_is_refused_and_a_master_kicks() {
     assert_eq!(b.out.took(), [Did::Connack(id(1), Reason::AUTH_FAIL, 1)]);
     b.item(Kind::Connect, connect(id(2), "u1", "old", "t"), false);
     b.item(Kind::Connect, connect(id(3), "u1", "new", "t"), false);
-    let expected =
-        [Did::Connack(id(2), Reason::SUCCESS, 2), Did::Kick(id(2), true, 2000), Did::Connack(id(3), Reason::SUCCESS, 3)];
+    let expected = [Did::Connack(id(2), Reason::SUCCESS, 2), Did::Kick(id(2), true, 2000), Did::Connack(id(3), Reason::SUCCESS, 3)];
     assert_eq!(b.out.took(), expected);
     // A kick is under way already: not again.
     b.item(Kind::Connect, connect(id(4), "u1", "third", "t"), false);
@@ -230,7 +229,12 @@ fn a_muted_user_and_a_late_or_unknown_one_hear_why() {
     assert_eq!(b.out.took(), [Did::Sendack(id(9), Reason::SYSTEM_ERROR, 2, 0)]);
     let late = Now { mono_ms: 5_000, unix_ms: 0 };
     let body = send_to(id(1), 3, b"x");
-    b.users.deliver(gateway(1), Delivery { position: 9, kind: Kind::Send, replay: false, bucket: Bucket::default(), body }, late, &mut b.out);
+    b.users.deliver(
+        gateway(1),
+        Delivery { position: 9, kind: Kind::Send, replay: false, bucket: Bucket::default(), body },
+        late,
+        &mut b.out,
+    );
     assert_eq!(b.out.took(), [Did::Sendack(id(1), Reason::SYSTEM_ERROR, 3, 0)]);
 }
 

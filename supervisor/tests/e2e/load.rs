@@ -3,31 +3,32 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use wk_testkit::client::{Client, Event, Login};
 use wk_testkit::http::Api;
 
 /// One acknowledged message: sender pair number, payload, id, sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Acked {
-    pub pair: usize,
-    pub text: String,
-    pub message_id: i64,
-    pub message_seq: u64,
+pub(crate) struct Acked {
+    pub(crate) pair: usize,
+    pub(crate) text: String,
+    pub(crate) message_id: i64,
+    pub(crate) message_seq: u64,
 }
 
 /// Pairs of users that send to each other until told to stop, a few in flight.
-pub struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
-    acked: Arc<AtomicU64>,
+    acked: Arc<watch::Sender<u64>>,
     senders: JoinSet<anyhow::Result<Vec<Acked>>>,
 }
 
 impl Load {
-    pub fn start(tcp: SocketAddr, pairs: usize) -> Self {
-        let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    pub(crate) fn start(tcp: SocketAddr, pairs: usize) -> Self {
+        let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(watch::Sender::new(0)));
         let mut senders = JoinSet::new();
         for pair in 0..pairs {
             senders.spawn(send_until(tcp, pair, Arc::clone(&stop), Arc::clone(&acked)));
@@ -36,23 +37,19 @@ impl Load {
     }
 
     /// Waits until this many messages were acknowledged in all.
-    pub async fn reach(&self, count: u64) -> anyhow::Result<()> {
-        let wait = async {
-            while self.acked.load(Ordering::Relaxed) < count {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(wk_testkit::PATIENCE, wait)
-            .await
-            .map_err(|_| anyhow::anyhow!("only {} acknowledged", self.acked.load(Ordering::Relaxed)))
+    pub(crate) async fn reach(&self, count: u64) -> anyhow::Result<()> {
+        let mut acked = self.acked.subscribe();
+        let wait = acked.wait_for(|&n| n >= count);
+        tokio::time::timeout(wk_testkit::PATIENCE, wait).await.map_err(|_| anyhow::anyhow!("only {} acknowledged", self.count()))??;
+        Ok(())
     }
 
-    pub fn count(&self) -> u64 {
-        self.acked.load(Ordering::Relaxed)
+    pub(crate) fn count(&self) -> u64 {
+        *self.acked.borrow()
     }
 
     /// Stops the senders and returns everything that was acknowledged.
-    pub async fn finish(mut self) -> anyhow::Result<Vec<Acked>> {
+    pub(crate) async fn finish(mut self) -> anyhow::Result<Vec<Acked>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
         while let Some(sender) = self.senders.join_next().await {
@@ -62,12 +59,12 @@ impl Load {
     }
 }
 
-pub fn users(pair: usize) -> (String, String) {
+pub(crate) fn users(pair: usize) -> (String, String) {
     (format!("left{pair}"), format!("right{pair}"))
 }
 
 /// Sends until told to stop or until the server closes the connection; each text carries its number.
-async fn send_until(tcp: SocketAddr, pair: usize, stop: Arc<AtomicBool>, acked: Arc<AtomicU64>) -> anyhow::Result<Vec<Acked>> {
+async fn send_until(tcp: SocketAddr, pair: usize, stop: Arc<AtomicBool>, acked: Arc<watch::Sender<u64>>) -> anyhow::Result<Vec<Acked>> {
     let (left, right) = users(pair);
     let mut client = Client::connect(tcp, &Login::new(&left)).await?;
     let mut sent: HashMap<u32, String> = HashMap::new();
@@ -86,7 +83,7 @@ async fn send_until(tcp: SocketAddr, pair: usize, stop: Arc<AtomicBool>, acked: 
             Event::Ack(ack) => {
                 let text = sent.remove(&ack.client_seq).unwrap_or_default();
                 if ack.reason.is_success() {
-                    acked.fetch_add(1, Ordering::Relaxed);
+                    acked.send_modify(|n| *n += 1);
                     record.push(Acked { pair, text, message_id: ack.message_id, message_seq: ack.message_seq });
                 }
             }
@@ -98,7 +95,7 @@ async fn send_until(tcp: SocketAddr, pair: usize, stop: Arc<AtomicBool>, acked: 
 }
 
 /// Every acknowledged message is in the log with its id and sequence; sequences are dense; nothing stands twice; each sender's order is kept.
-pub async fn check(api: &Api, pairs: usize, acked: &[Acked]) -> anyhow::Result<()> {
+pub(crate) async fn check(api: &Api, pairs: usize, acked: &[Acked]) -> anyhow::Result<()> {
     use base64::Engine as _;
     for pair in 0..pairs {
         let (left, right) = users(pair);

@@ -1,8 +1,9 @@
 //! What the api reads of the configuration.
 
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use wk_config::Secret;
+use wk_config::{ListenAddr, Secret};
 
 /// Settings of the api daemon.
 #[derive(Debug, Clone, Default)]
@@ -68,16 +69,32 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when a webhook is configured that cannot be sent: a start without it would lose events silently.
     pub fn new(config: &wk_config::Config) -> Result<Self, ConfigError> {
+        let machine = machine_ip();
         Ok(Self {
             manager_token: config.manager_token.clone(),
             release: config.mode == wk_config::Mode::Release,
-            tcp_addr: config.external.tcp_addr.clone(),
-            ws_addr: config.external.ws_addr.clone(),
-            wss_addr: config.external.wss_addr.clone(),
+            tcp_addr: config.external_tcp_addr(ip_of(config.addr, machine)),
+            ws_addr: config.external_ws_addr(ip_of(config.ws_addr, machine)),
+            wss_addr: config.external_wss_addr(config.wss_addr.map_or(machine, |addr| ip_of(addr, machine))),
             intranet_tcp_addr: config.intranet.tcp_addr.clone(),
             webhook: Webhook::new(&config.webhook, &config.agent)?,
         })
     }
+}
+
+/// The address a listener is reached at: its own, unless it listens on all.
+fn ip_of(listener: ListenAddr, machine: IpAddr) -> IpAddr {
+    Some(listener.0.ip()).filter(|ip| !ip.is_unspecified()).unwrap_or(machine)
+}
+
+/// The address of this machine on its way to the internet; no packet is sent to learn it. Loopback when there is no such way.
+fn machine_ip() -> IpAddr {
+    // 192.0.2.1 belongs to nobody (RFC 5737).
+    let found = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    found.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |addr| addr.ip())
 }
 
 impl Webhook {
@@ -129,6 +146,19 @@ mod tests {
         assert_eq!(webhook("http://b/x", "", &["msg.offline"]).unwrap().target, None);
         assert!(webhook("http://b/x", "", &["msg.offline", "msg.notify"]).unwrap().target.is_some());
         assert_eq!(webhook("http://b/x", "", &[]).unwrap().batch_messages, 100);
+    }
+
+    #[test]
+    fn addresses_for_clients_are_derived() {
+        let mut config = wk_config::Config { addr: ListenAddr("127.0.0.1:5100".parse().unwrap()), ..wk_config::Config::default() };
+        config.external.ws_addr = "wss://im.example.com/ws".into();
+        let api = Config::new(&config).unwrap();
+        assert_eq!((api.tcp_addr.as_str(), api.ws_addr.as_str()), ("127.0.0.1:5100", "wss://im.example.com/ws"));
+        config.external.ip = "1.2.3.4".into();
+        assert_eq!(Config::new(&config).unwrap().tcp_addr, "1.2.3.4:5100");
+        config.external.ip.clear();
+        config.addr = ListenAddr("0.0.0.0:5100".parse().unwrap());
+        assert!(!Config::new(&config).unwrap().tcp_addr.starts_with("0.0.0.0"));
     }
 
     #[test]

@@ -44,9 +44,7 @@ impl Backend for Fake {
         self.check()?;
         let rows = self.rows.lock();
         let answer = |query: pb::Query| match query.of {
-            Some(pb::query::Of::Row(key)) => {
-                pb::Answer { value: rows.get(&(key.id, key.sub)).cloned().map(Into::into), ..Default::default() }
-            }
+            Some(pb::query::Of::Row(key)) => pb::Answer { value: rows.get(&(key.id, key.sub)).cloned(), ..Default::default() },
             Some(pb::query::Of::LastSeq(_)) => pb::Answer { number: 2, ..Default::default() },
             _ => pb::Answer::default(),
         };

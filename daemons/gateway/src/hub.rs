@@ -64,6 +64,8 @@ pub struct Hub {
     chunks: Chunks,
     /// SENDs are held back since a link is full.
     holding: bool,
+    /// Monotonic ms of the last item of a worker.
+    last_item_ms: u64,
     /// What reactors reported; read and reset by the service.
     pub reports: Reports,
 }
@@ -102,6 +104,7 @@ impl Hub {
             scratch: Vec::new(),
             chunks: Chunks::default(),
             holding: false,
+            last_item_ms: 0,
             reports: Reports::default(),
         }
     }
@@ -128,6 +131,17 @@ impl Hub {
             Event::Drained(_) => self.reports.drained += 1,
             Event::Failed(reactor, text) => self.reports.failed = Some(format!("reactor {reactor}: {text}")),
         }
+    }
+
+    /// A batch of items of a worker begins.
+    pub fn on_batch(&mut self, now_ms: u64) {
+        self.last_item_ms = now_ms;
+    }
+
+    /// Every SEND and CONNECT is answered, and no worker has sent anything for `quiet_ms`.
+    #[must_use]
+    pub fn is_quiet(&self, now_ms: u64, quiet_ms: u64) -> bool {
+        self.open_work() == 0 && now_ms >= self.last_item_ms.saturating_add(quiet_ms)
     }
 
     /// An item of a worker.

@@ -66,6 +66,8 @@ pub const TIMER_TICK: Duration = Duration::from_millis(64);
 pub const IDS_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How often the hub looks whether a full link has room again.
 pub const CONGESTION_CHECK: Duration = Duration::from_millis(5);
+/// Once quiesced and with every SEND answered, connections are closed when no worker has sent anything for this long.
+pub const QUIET_BEFORE_CLOSE: Duration = Duration::from_millis(100);
 /// How long the drain waits for CLOSED items to be settled.
 pub const DRAIN_SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
 

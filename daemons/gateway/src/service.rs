@@ -1,8 +1,9 @@
 //! Builds the gateway and owns its start, quiesce and drain.
 //!
 //! Start: reactors (their rings prove that the kernel has what is needed) and the link socket → activation → links to the workers, message
-//! ids → ready → Admit arms accepting. Stop: quiesce (no accept, no SENDs; RECVACK and PING go on) → SENDs under way are answered → every
-//! connection is half-closed after its last byte and closed → CLOSED items are settled while there is a user worker → exit.
+//! ids → ready → Admit arms accepting. Stop: quiesce (no accept, no SENDs; RECVACK and PING go on) → SENDs under way are answered → once the
+//! workers have nothing more to send, every connection is half-closed after its last byte and closed → CLOSED items are settled while the user
+//! workers still run (until then we count as busy, so the supervisor waits) → SIGTERM → exit. A SIGTERM without a quiesce does all of it.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::exchange::{Command, Event, IdRun, Mailbox, Shared, Transport};
 use crate::hub::{Hub, Parts};
 use crate::limits::{
     CONGESTION_CHECK, DRAIN_SETTLE_TIMEOUT, HANDSHAKE_TIMEOUT, IDS_BLOCK, IDS_RETRY_PAUSE, LINGER_TIMEOUT, LINK_BYTES_MAX, LINK_ITEMS_MAX,
+    QUIET_BEFORE_CLOSE,
 };
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
@@ -199,9 +201,11 @@ impl Gateway {
         let shutdown = self.context.shutdown_token();
         while !shutdown.is_cancelled() {
             self.round(&mut state)?;
+            self.close_when_quiet(&mut state);
             // Cancel-safe: everything here only waits; what it waits for is state.
             tokio::select! {
-                () = self.idle() => {}
+                () = self.idle(), if !state.waits_for_quiet() => {}
+                () = self.short_idle(), if state.waits_for_quiet() => {}
                 _ = hooks.admit.requested() => {
                     self.reactors.main.post_one(Command::Admit);
                     self.context.component("wk.gateway.accept").serving();
@@ -213,7 +217,7 @@ impl Gateway {
                     self.reactors.main.post_one(Command::StopAccept);
                 }
                 _ = hooks.quiesce.requested() => {
-                    self.quiesce();
+                    self.quiesce(&mut state);
                     hooks.quiesce.done();
                 }
                 () = shutdown.cancelled() => {}
@@ -268,7 +272,10 @@ impl Gateway {
         self.events.awake();
     }
 
-    fn quiesce(&self) {
+    fn quiesce(&self, state: &mut Serving) {
+        if std::mem::replace(&mut state.quiesced, true) {
+            return;
+        }
         tracing::info!("quiescing: no new connections, no new sends");
         self.context.component("wk.gateway.accept").not_serving();
         self.reactors.main.post_one(Command::StopAccept);
@@ -277,14 +284,25 @@ impl Gateway {
         }
     }
 
+    /// After a quiesce: ends the connections as soon as nobody has anything to say to them, so that the workers still hear of it.
+    fn close_when_quiet(&self, state: &mut Serving) {
+        let quiet_ms = u64::try_from(QUIET_BEFORE_CLOSE.as_millis()).unwrap_or(0);
+        if state.waits_for_quiet() && self.hub.lock().is_quiet(monotonic_ms(), quiet_ms) {
+            state.closing = true;
+            self.reactors.drain();
+        }
+    }
+
     /// Answers what is under way, then ends every connection.
     async fn drain(&self, state: &mut Serving) -> Result<(), Failure> {
-        self.quiesce();
+        self.quiesce(state);
         let now = Instant::now();
         let deadline = self.context.drain_deadline().unwrap_or(now + SEND_DEADLINE);
         let answered = |hub: &Hub| hub.open_work() == 0;
         self.until(state, deadline.min(now + SEND_DEADLINE + Duration::from_millis(500)), answered).await?;
-        self.reactors.drain();
+        if !std::mem::replace(&mut state.closing, true) {
+            self.reactors.drain();
+        }
         let count = u32::try_from(self.reactors.len()).unwrap_or(u32::MAX);
         let patience = Instant::now() + HANDSHAKE_TIMEOUT + LINGER_TIMEOUT + Duration::from_secs(1);
         self.until(state, deadline.min(patience), |hub| hub.reports.drained >= count).await?;
@@ -331,6 +349,17 @@ struct Serving {
     events: Vec<Event>,
     /// `StopAccept` was asked for.
     stopping_accept: bool,
+    /// No new connections, no new SENDs.
+    quiesced: bool,
+    /// The reactors were told to end their connections.
+    closing: bool,
+}
+
+impl Serving {
+    /// Quiesced, and the connections are still open.
+    fn waits_for_quiet(&self) -> bool {
+        self.quiesced && !self.closing
+    }
 }
 
 /// Requests of the supervisor.
@@ -344,12 +373,15 @@ async fn cancelled(context: &Context) {
     context.shutdown_token().cancelled().await;
 }
 
-/// Work under way. Once the workers are being stopped, CLOSED items that nobody takes any more are not lost work.
+/// Work under way. A quiesced gateway is busy until its connections are closed and the workers know it; once the workers are being stopped,
+/// CLOSED items that nobody takes any more are not lost work.
 fn in_flight(hub: &Mutex<Hub>, context: &Context) -> InFlight {
     let hub = hub.lock();
     let draining = context.drain_deadline().is_some();
-    let unsettled = if draining { hub.open_work() } else { hub.unsettled().max(hub.open_work()) };
-    InFlight { unsettled, connections: u64::try_from(hub.sessions()).unwrap_or(u64::MAX), ..InFlight::default() }
+    let connections = u64::try_from(hub.sessions()).unwrap_or(u64::MAX);
+    let closing = if context.quiescing() { connections } else { 0 };
+    let unsettled = if draining { hub.open_work() } else { hub.unsettled().max(hub.open_work()).max(closing) };
+    InFlight { unsettled, connections, ..InFlight::default() }
 }
 
 fn any_alive(table: &Table, daemon: Daemon) -> bool {

@@ -96,6 +96,7 @@ impl std::fmt::Debug for Downlink {
 impl Handler for Downlink {
     fn deliver(&self, peer: &Peer, items: Vec<Delivery>) {
         let mut hub = self.hub.lock();
+        hub.on_batch(wk_rpc::clock::monotonic_ms());
         for item in items {
             hub.on_item(item.kind, &item.body);
             // The command is in our hands; a gateway that dies loses its sockets too, so there is nothing to keep for it.

@@ -302,7 +302,9 @@ impl Reactor {
     fn feed_starved(&mut self) {
         for key in std::mem::take(&mut self.desk.starved) {
             let index = key.slot as usize;
-            if self.slots.get(index).is_some_and(|s| s.generation == key.generation) {
+            if let Some(slot) = self.slots.get_mut(index).filter(|s| s.generation == key.generation) {
+                // It is off the list: if it still starves it puts itself on again.
+                slot.conn.starved = false;
                 self.work(index, Conn::unpark);
             }
         }

@@ -110,6 +110,22 @@ fn without_ids_or_with_a_full_link_sends_wait() {
 }
 
 #[test]
+fn few_ids_at_a_time_are_enough() {
+    let rig = Rig::bare(settings());
+    let (mut client, _) = logged_in(&rig);
+    client.send(&[(1..=9).flat_map(|n| send_frame(n, b"x")).collect(), vec![0x70]].concat());
+    assert_eq!(client.frame(), [0x80]);
+    for n in 1..=9 {
+        if n % 2 == 1 {
+            assert!(rig.none(|e| matches!(e, Event::Send(_))));
+            rig.lend(2);
+        }
+        assert_eq!(rig.send().client_seq, n);
+    }
+    rig.stop();
+}
+
+#[test]
 fn connections_per_address_are_bounded() {
     let rig = Rig::start(Settings { per_address_max: 1, ..settings() });
     let (first, _) = logged_in(&rig);

@@ -46,8 +46,21 @@ impl Rig {
         rig
     }
 
+    /// Without message ids.
+    pub(crate) fn bare(settings: Settings) -> Self {
+        let rig = Self::build(settings, 1);
+        rig.reactors.main.post_one(Command::Admit);
+        rig
+    }
+
     /// Listeners are there, nothing is accepted.
     pub(crate) fn closed(settings: Settings, reactors: u16) -> Self {
+        let rig = Self::build(settings, reactors);
+        rig.lend(100_000);
+        rig
+    }
+
+    fn build(settings: Settings, reactors: u16) -> Self {
         let came = Arc::new((Mutex::new(0), Condvar::new()));
         let signal = Arc::clone(&came);
         let inbox = Arc::new(Mailbox::new(move || {
@@ -61,9 +74,7 @@ impl Rig {
         let common =
             Common { settings: Arc::new(settings), shared: Arc::clone(&shared), metrics: metrics.clone(), hub: Arc::clone(&inbox) };
         let reactors = Reactors::start(reactors, listeners.into(), &common).unwrap();
-        let rig = Self { tcp, ws, reactors, shared, metrics, inbox, came, waiting: Mutex::default(), next_id: AtomicU64::new(1) };
-        rig.lend(100_000);
-        rig
+        Self { tcp, ws, reactors, shared, metrics, inbox, came, waiting: Mutex::default(), next_id: AtomicU64::new(1) }
     }
 
     pub(crate) fn lend(&self, count: u32) {

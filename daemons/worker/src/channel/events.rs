@@ -257,7 +257,7 @@ impl ChannelPool {
                 }),
                 Call::Append(request, channels, batches) => {
                     let owner = pb::Owner { slot: u32::from(self.me.slot), generation: self.generation, epoch: self.table.get().epoch };
-                    let append = pb::AppendRequest { channels, batches: batches.into(), owner: Some(owner) };
+                    let append = pb::AppendRequest { channels, batches, owner: Some(owner) };
                     Box::pin(async move {
                         let reply = cluster.append(append, APPEND_ATTEMPT).await;
                         Reply::Append(request, reply.inspect_err(|err| tracing::debug!(%err, "append failed")).map_err(|err| code(&err)))

@@ -167,7 +167,7 @@ fn flag(number: u32) -> Result<DeviceFlag, Status> {
 
 fn put(uid: &str, table: pb::Table, sub: u32, value: Vec<u8>) -> pb::Command {
     let key = pb::RowKey { table: table.into(), id: uid.to_owned(), sub };
-    let change = pb::command::Change::Put(pb::PutRow { key: Some(key), value: value.into() });
+    let change = pb::command::Change::Put(pb::PutRow { key: Some(key), value });
     pb::Command { routing_id: uid.to_owned(), change: Some(change) }
 }
 

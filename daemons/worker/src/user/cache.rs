@@ -116,6 +116,9 @@ impl Presence {
     }
 
     /// What must hold between the two maps.
+    ///
+    /// # Panics
+    /// When it does not.
     #[cfg(test)]
     pub fn check(&self) {
         assert_eq!(self.conns.len(), self.users.values().map(SmallVec::len).sum::<usize>());

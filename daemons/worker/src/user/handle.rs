@@ -12,13 +12,13 @@ use wk_link::record::Message;
 use wk_link::{Delivery, Kind};
 use wk_proto::cluster::v1 as pb;
 use wk_types::limits::SEND_DEADLINE;
-use wk_types::{Bucket, ChannelType, ConnId, Daemon, DeviceFlag, DeviceLevel, MessageId, MessageSeq, Reason};
+use wk_types::{Bucket, ConnId, Daemon, DeviceFlag, DeviceLevel, MessageId, MessageSeq, Reason};
 
-use super::cache::{Presence, Rows, Session, Want, query, session};
+use super::cache::{Presence, Rows, Session, Want, session};
 use super::login::{self, Rules};
+use super::lookup::Asked;
 use super::{kick, send};
 use crate::gateways::{Gateways, Void};
-use crate::limits::PARKED_MAX;
 use crate::origin::{Now, Origin, Sender};
 
 /// Carries decisions out.
@@ -58,17 +58,17 @@ pub struct Counts {
 
 /// An item that waits.
 #[derive(Debug)]
-struct Work {
-    origin: Origin,
-    sender: Sender,
-    kind: Kind,
-    body: Bytes,
-    stored: Stored,
+pub(super) struct Work {
+    pub(super) origin: Origin,
+    pub(super) sender: Sender,
+    pub(super) kind: Kind,
+    pub(super) body: Bytes,
+    pub(super) stored: Stored,
 }
 
 /// Is a replayed SEND stored already?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stored {
+pub(super) enum Stored {
     /// A first try: nobody asks.
     New,
     /// The cluster was asked.
@@ -81,27 +81,13 @@ enum Stored {
 
 /// Items of one uid that wait for rows, in order.
 #[derive(Debug, Default)]
-struct Queue {
-    works: VecDeque<Work>,
-    asked: SmallVec<[Want; 2]>,
-}
-
-/// One query of a lookup.
-#[derive(Debug)]
-struct Asked {
-    uid: Box<str>,
-    what: What,
-    stamp: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    Row(Want),
-    Stored(Origin),
+pub(super) struct Queue {
+    pub(super) works: VecDeque<Work>,
+    pub(super) asked: SmallVec<[Want; 2]>,
 }
 
 /// Result of trying one item.
-enum Step {
+pub(super) enum Step {
     Done,
     Need(Want),
     Wait,
@@ -111,16 +97,16 @@ enum Step {
 #[derive(Debug)]
 pub struct Users {
     rules: Rules,
-    gateways: Gateways,
+    pub(super) gateways: Gateways,
     presence: Presence,
-    rows: Rows,
-    queues: HashMap<Box<str>, Queue>,
+    pub(super) rows: Rows,
+    pub(super) queues: HashMap<Box<str>, Queue>,
     /// CONNECTs that wait for the sessions of all gateways; SENDs that wait for those of their own.
-    parked: VecDeque<Work>,
-    wanted: Vec<(Asked, pb::Query)>,
+    pub(super) parked: VecDeque<Work>,
+    pub(super) wanted: Vec<(Asked, pb::Query)>,
     /// Queries whose lookup failed; they are made again with the next tick.
-    again: Vec<(Asked, pb::Query)>,
-    loads: Slab<Vec<(Asked, pb::Query)>>,
+    pub(super) again: Vec<(Asked, pb::Query)>,
+    pub(super) loads: Slab<Vec<(Asked, pb::Query)>>,
     plain: Vec<u8>,
     counts: Counts,
 }
@@ -226,7 +212,7 @@ impl Users {
     }
 
     /// Puts an item behind what waits for its uid, or handles it.
-    fn admit(&mut self, work: Work, now: Now, out: &mut impl Out) {
+    pub(super) fn admit(&mut self, work: Work, now: Now, out: &mut impl Out) {
         let body = work.body.clone();
         let Some(uid) = uid_of(work.kind, &body) else {
             self.counts.broken += 1;
@@ -256,7 +242,7 @@ impl Users {
     }
 
     /// Handles items of a uid in order until one must wait.
-    fn run(&mut self, uid: &str, mut queue: Queue, now: Now, out: &mut impl Out) {
+    pub(super) fn run(&mut self, uid: &str, mut queue: Queue, now: Now, out: &mut impl Out) {
         while let Some(work) = queue.works.pop_front() {
             match self.step(&work, now, out) {
                 Step::Done => continue,
@@ -276,7 +262,7 @@ impl Users {
         }
     }
 
-    fn step(&mut self, work: &Work, now: Now, out: &mut impl Out) -> Step {
+    pub(super) fn step(&mut self, work: &Work, now: Now, out: &mut impl Out) -> Step {
         let body = work.body.clone();
         match work.kind {
             Kind::Connect => match item::Connect::decode(&body) {
@@ -322,13 +308,14 @@ impl Users {
         let Some(info) = self.rows.info(c.uid) else { return Step::Need(Want::Info) };
         let verdict = login::admit(&self.rules, c, device.as_ref(), info);
         match verdict.and_then(|level| Ok((level, login::agree(&self.rules, c)?))) {
-            Ok((level, keys)) => self.let_in(work, c, level, &keys, now, out),
+            Ok(access) => self.let_in(work, c, &access, now, out),
             Err(reason) => self.refuse_connect(work.origin, c, reason, now, out),
         }
         Step::Done
     }
 
-    fn let_in(&mut self, work: &Work, c: &item::Connect<'_>, level: DeviceLevel, keys: &login::Keys, now: Now, out: &mut impl Out) {
+    fn let_in(&mut self, work: &Work, c: &item::Connect<'_>, access: &(DeviceLevel, login::Keys), now: Now, out: &mut impl Out) {
+        let (level, keys) = (access.0, &access.1);
         let same_flag = self.presence.of(c.uid).filter(|s| s.flag == c.device_flag && !s.kicked);
         let orders: SmallVec<[(ConnId, kick::Order); 2]> =
             same_flag.filter_map(|s| Some((s.conn, kick::by_login(level, c.device_id, &s.device_id)?))).collect();
@@ -361,7 +348,7 @@ impl Users {
         out.connack(&x, work.origin);
     }
 
-    fn refuse_connect(&mut self, origin: Origin, c: &item::Connect<'_>, reason: Reason, now: Now, out: &mut impl Out) {
+    pub(super) fn refuse_connect(&mut self, origin: Origin, c: &item::Connect<'_>, reason: Reason, now: Now, out: &mut impl Out) {
         self.counts.refused_logins += 1;
         let x = item::Connack {
             conn: c.conn,
@@ -451,193 +438,10 @@ impl Users {
         Step::Done
     }
 
-    fn refuse_send(&mut self, work: &Work, s: &item::Send<'_>, reason: Reason, out: &mut impl Out) -> Step {
+    pub(super) fn refuse_send(&mut self, work: &Work, s: &item::Send<'_>, reason: Reason, out: &mut impl Out) -> Step {
         self.counts.refused_sends += 1;
         sendack(s, reason, (s.message_id, 0), work.origin, out);
         Step::Done
-    }
-
-    /// Waits for sessions to become known. Above the bound the item is refused.
-    fn park(&mut self, work: &Work, out: &mut impl Out) {
-        if self.parked.len() < PARKED_MAX {
-            let Work { origin, sender, kind, ref body, stored } = *work;
-            self.parked.push_back(Work { origin, sender, kind, body: body.clone(), stored });
-            return;
-        }
-        match (item::Connect::decode(&work.body), item::Send::decode(&work.body)) {
-            (Ok(c), _) if work.kind == Kind::Connect => {
-                self.refuse_connect(work.origin, &c, Reason::SYSTEM_ERROR, Now { mono_ms: 0, unix_ms: c.client_timestamp_ms }, out);
-            }
-            (_, Ok(s)) => {
-                self.refuse_send(work, &s, Reason::SYSTEM_ERROR, out);
-            }
-            _ => out.settle(work.origin),
-        }
-    }
-
-    /// A connection ended before its CONNECT was handled: both are settled. True when it was so.
-    fn unpark_closed(&mut self, closed: &Work, out: &mut impl Out) -> bool {
-        if self.parked.is_empty() {
-            return false;
-        }
-        let Ok(c) = item::Closed::decode(&closed.body) else { return false };
-        let is_it = |w: &Work| w.kind == Kind::Connect && item::Connect::decode(&w.body).is_ok_and(|x| x.conn == c.conn);
-        let Some(at) = self.parked.iter().position(is_it) else { return false };
-        if let Some(work) = self.parked.remove(at) {
-            out.settle(work.origin);
-        }
-        out.settle(closed.origin);
-        true
-    }
-
-    /// Handles what waited for sessions, as far as they are known now.
-    fn unpark(&mut self, now: Now, out: &mut impl Out) {
-        if self.parked.is_empty() {
-            return;
-        }
-        let complete = self.gateways.complete();
-        let parked = std::mem::take(&mut self.parked);
-        for work in parked {
-            let ready = match work.kind {
-                Kind::Send => self.gateways.slot_complete(work.sender.slot),
-                _ => complete,
-            };
-            if ready {
-                // What was asked before it was parked has been answered.
-                self.admit(work, now, out);
-            } else {
-                self.parked.push_back(work);
-            }
-        }
-    }
-
-    fn ask(&mut self, uid: &str, want: Want) {
-        let asked = Asked { uid: uid.into(), what: What::Row(want), stamp: self.rows.stamp(uid) };
-        self.wanted.push((asked, query(uid, want)));
-    }
-
-    fn ask_stored(&mut self, uid: &str, work: &Work) {
-        let Ok(s) = item::Send::decode(&work.body) else { return };
-        let (channel_id, _) = send::channel(&s);
-        let key = pb::StoredKey {
-            channel: Some(pb::ChannelRef { id: channel_id.into_owned(), r#type: u32::from(s.channel_type.0) }),
-            message_id: s.message_id,
-            from_uid: s.uid.to_owned(),
-            client_msg_no: s.client_msg_no.to_owned(),
-        };
-        let query = pb::Query { of: Some(pb::query::Of::Stored(key)) };
-        self.wanted.push((Asked { uid: uid.into(), what: What::Stored(work.origin), stamp: 0 }, query));
-    }
-
-    /// Sends what the drained batch wants to know, in one request.
-    pub fn flush(&mut self, out: &mut impl Out) {
-        if self.wanted.is_empty() {
-            return;
-        }
-        let wanted = std::mem::take(&mut self.wanted);
-        let queries = wanted.iter().map(|(_, query)| query.clone()).collect();
-        let load = self.loads.insert(wanted);
-        out.lookup(load, queries);
-    }
-
-    /// The answers to a lookup; `None`: it failed as a whole and is made again.
-    pub fn loaded(&mut self, load: usize, answers: Option<Vec<pb::Answer>>, now: Now, out: &mut impl Out) {
-        let Some(asked) = self.loads.try_remove(load) else { return };
-        let Some(answers) = answers.filter(|a| a.len() == asked.len()) else {
-            self.again.extend(asked);
-            return;
-        };
-        let mut uids: Vec<Box<str>> = Vec::with_capacity(asked.len());
-        for ((asked, query), answer) in asked.into_iter().zip(answers) {
-            if uids.last() != Some(&asked.uid) {
-                uids.push(asked.uid.clone());
-            }
-            self.answered(asked, query, &answer, now, out);
-        }
-        for uid in uids {
-            if let Some(queue) = self.queues.remove(&*uid) {
-                self.run(&uid, queue, now, out);
-            }
-        }
-    }
-
-    fn answered(&mut self, asked: Asked, query: pb::Query, answer: &pb::Answer, now: Now, out: &mut impl Out) {
-        if let Some(error) = &answer.error {
-            if error.code().retryable() {
-                self.again.push((asked, query));
-            } else {
-                self.fail(&asked, now, out);
-            }
-            return;
-        }
-        match asked.what {
-            What::Row(want) => {
-                let learned = self.rows.learn(&asked.uid, want, answer.value.as_deref(), asked.stamp);
-                match learned {
-                    // False: changed meanwhile; the next run asks anew.
-                    Ok(_) => self.no_longer_asked(&asked.uid, want),
-                    Err(_) => self.fail(&asked, now, out),
-                }
-            }
-            What::Stored(origin) => {
-                let found = (answer.number != 0).then_some((answer.message_id, answer.number));
-                let stored = found.map_or(Stored::No, |(id, seq)| Stored::Yes(id, seq));
-                let queue = self.queues.get_mut(&*asked.uid);
-                if let Some(work) = queue.and_then(|q| q.works.iter_mut().find(|w| w.origin == origin)) {
-                    work.stored = stored;
-                }
-            }
-        }
-    }
-
-    fn no_longer_asked(&mut self, uid: &str, want: Want) {
-        if let Some(queue) = self.queues.get_mut(uid) {
-            queue.asked.retain(|w| *w != want);
-        }
-    }
-
-    /// Rows of a uid cannot be read: everything that waits for it is answered with reason 15.
-    fn fail(&mut self, asked: &Asked, now: Now, out: &mut impl Out) {
-        let Some(queue) = self.queues.remove(&*asked.uid) else { return };
-        for work in queue.works {
-            match work.kind {
-                Kind::Connect => {
-                    if let Ok(c) = item::Connect::decode(&work.body) {
-                        self.refuse_connect(work.origin, &c, Reason::SYSTEM_ERROR, now, out);
-                    }
-                }
-                Kind::Send => {
-                    if let Ok(s) = item::Send::decode(&work.body) {
-                        self.refuse_send(&work, &s, Reason::SYSTEM_ERROR, out);
-                    }
-                }
-                _ => {
-                    self.step(&work, now, out);
-                }
-            }
-        }
-    }
-
-    /// Coarse clock: makes failed lookups again, answers SENDs whose deadline has passed while they waited for rows.
-    pub fn tick(&mut self, now: Now, out: &mut impl Out) {
-        if !self.again.is_empty() {
-            let again = std::mem::take(&mut self.again);
-            for (mut asked, query) in again {
-                asked.stamp = self.rows.stamp(&asked.uid);
-                self.wanted.push((asked, query));
-            }
-        }
-        let late: Vec<Box<str>> = self.queues.iter().filter(|(_, q)| is_late(q, now)).map(|(uid, _)| uid.clone()).collect();
-        for uid in late {
-            let Some(mut queue) = self.queues.remove(&*uid) else { continue };
-            while is_late(&queue, now) {
-                let Some(work) = queue.works.pop_front() else { break };
-                if let Ok(s) = item::Send::decode(&work.body) {
-                    self.refuse_send(&work, &s, Reason::SYSTEM_ERROR, out);
-                }
-            }
-            self.run(&uid, queue, now, out);
-        }
     }
 
     /// A SEND that two channel workers died holding: it is refused.
@@ -656,15 +460,6 @@ impl Users {
         };
         out.sendack(&ack, origin);
     }
-}
-
-fn is_late(queue: &Queue, now: Now) -> bool {
-    queue.works.front().is_some_and(|w| send_is_late(w, now))
-}
-
-fn send_is_late(work: &Work, now: Now) -> bool {
-    work.kind == Kind::Send
-        && item::Send::decode(&work.body).is_ok_and(|s| now.mono_ms >= s.accepted_ms.saturating_add(millis(SEND_DEADLINE)))
 }
 
 /// Uid whose order an item belongs to.
@@ -700,9 +495,6 @@ fn halves(bytes: &[u8; 32]) -> ([u8; 16], [u8; 16]) {
 pub fn millis(d: std::time::Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
-
-/// Type of the channel that a user's own rows hang on.
-pub const USER_ROWS_TYPE: ChannelType = ChannelType::PERSON;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Pool `user`: owns uids. CONNECT, kick rules, presence, decryption of SEND, and the rows of (uid, type 1).
 //!
-//! Rooms: [`events`] what comes in, [`handle`] decisions, [`out`] what goes out, [`cache`] rows and presence; [`login`], [`kick`] and [`send`]
-//! hold one decision each.
+//! Rooms: [`events`] what comes in, [`handle`] decisions, [`out`] what goes out, [`cache`] rows and presence; [`login`], [`kick`], [`send`]
+//! and [`lookup`] hold one decision each.
 //!
 //! Invariants
 //! - A CONNECT is settled only when presence knows the connection and the gateway has its CONNACK.
@@ -13,5 +13,7 @@ pub mod events;
 pub mod handle;
 pub mod kick;
 pub mod login;
+pub mod lookup;
 pub mod out;
+pub mod park;
 pub mod send;

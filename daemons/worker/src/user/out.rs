@@ -32,7 +32,7 @@ impl Links {
         Self { gateways, channels, peers: Peers::default(), lookups: Vec::new(), encoder: Encoder::default(), fault }
     }
 
-    fn to_gateway<'a>(&mut self, conn: ConnId, kind: Kind, body: &impl Body<'a>, token: u64) {
+    fn answer<'a>(&mut self, conn: ConnId, kind: Kind, body: &impl Body<'a>, token: u64) {
         let body = self.encoder.encode(body);
         self.gateways.push_slot(conn.gateway_slot(), Bucket::default(), kind, body, Keep::UntilReceived, token);
     }
@@ -44,15 +44,15 @@ impl Out for Links {
     }
 
     fn connack(&mut self, x: &item::Connack<'_>, done: Origin) {
-        self.to_gateway(x.conn, Kind::Connack, x, done.token());
+        self.answer(x.conn, Kind::Connack, x, done.token());
     }
 
     fn kick(&mut self, x: &item::Kick<'_>) {
-        self.to_gateway(x.conn, Kind::Kick, x, 0);
+        self.answer(x.conn, Kind::Kick, x, 0);
     }
 
     fn sendack(&mut self, x: &item::Sendack<'_>, done: Origin) {
-        self.to_gateway(x.conn, Kind::Sendack, x, done.token());
+        self.answer(x.conn, Kind::Sendack, x, done.token());
     }
 
     fn channel_send(&mut self, bucket: Bucket, x: &item::ChannelSend<'_>, done: Origin) {

@@ -41,7 +41,7 @@ async fn two_people_and_a_group(window: Window) {
     let u1b = g.login(2, "u1", "pc", "").await.unwrap();
     let u2 = g.login(3, "u2", "phone", "").await.unwrap();
     for id in 1..=20 {
-        g.send(&u1, id, "u2", PERSON, 2, format!("hello {id}").as_bytes());
+        g.send(&u1, id, ("u2", PERSON), 2, format!("hello {id}").as_bytes());
     }
     for id in 1..=20 {
         assert_eq!(g.ack(id).await, ok(id, u64::try_from(id).unwrap()));
@@ -57,13 +57,13 @@ async fn two_people_and_a_group(window: Window) {
     assert_eq!((own.len(), own[0].0.channel_id.as_str(), own[0].0.flags.red_dot()), (20, "u2", false));
     assert_eq!(g.received(&u1).len(), 0);
     // A group, without and with membership; an unstored message.
-    g.send(&u1, 101, "g1", GROUP, 2, b"nobody");
+    g.send(&u1, 101, ("g1", GROUP), 2, b"nobody");
     assert_eq!(g.ack(101).await.reason, Reason::SUBSCRIBER_NOT_EXIST);
     let channel = wk_rpc::dial(node.socket(Pool::Channel)).await.unwrap();
     let mut admin = ChannelAdminClient::new(channel);
     admin.change(add(pb::List::Subscribers, "g1", GROUP_NUMBER, &["u1", "u2", "u3"])).await.unwrap();
-    g.send(&u1, 102, "g1", GROUP, 2, b"all");
-    g.send(&u1, 103, "g1", GROUP, 3, b"fleeting");
+    g.send(&u1, 102, ("g1", GROUP), 2, b"all");
+    g.send(&u1, 103, ("g1", GROUP), 3, b"fleeting");
     assert_eq!((g.ack(102).await, g.ack(103).await), (ok(102, 1), ok(103, 0)));
     let got = g.receive(&u2, 22).await;
     let tail: Vec<_> = got[20..].iter().map(|(r, p)| (r.message_id, r.message_seq, p.as_slice())).collect();
@@ -117,11 +117,11 @@ async fn a_deny_list_counts_from_its_answer_on() {
     let node = Node::start(Window::default(), |_| {}).await;
     let g = &node.gateway;
     let u1 = g.login(1, "u1", "d", "").await.unwrap();
-    g.send(&u1, 1, "u2", PERSON, 2, b"one");
+    g.send(&u1, 1, ("u2", PERSON), 2, b"one");
     assert_eq!(g.ack(1).await, ok(1, 1));
     let mut admin = UserAdminClient::new(wk_rpc::dial(node.socket(Pool::User)).await.unwrap());
     admin.change(add(pb::List::Deny, "u2", 1, &["u1"])).await.unwrap();
-    g.send(&u1, 2, "u2", PERSON, 2, b"two");
+    g.send(&u1, 2, ("u2", PERSON), 2, b"two");
     assert_eq!(g.ack(2).await.reason, Reason::IN_BLACKLIST);
     everything_settles(&node).await;
 }

@@ -36,7 +36,7 @@ async fn all_arrive(node: &Node, to: &Client, last: i64) {
 
 fn send(node: &Node, from: &Client, ids: std::ops::RangeInclusive<i64>) {
     for id in ids {
-        node.gateway.send(from, id, "u2", PERSON, 2, format!("m{id}").as_bytes());
+        node.gateway.send(from, id, ("u2", PERSON), 2, format!("m{id}").as_bytes());
     }
 }
 

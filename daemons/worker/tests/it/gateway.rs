@@ -168,7 +168,8 @@ impl Gateway {
     }
 
     /// SEND, encrypted as a client does.
-    pub(crate) fn send(&self, client: &Client, id: i64, channel: &str, kind: ChannelType, flags: u8, payload: &[u8]) {
+    pub(crate) fn send(&self, client: &Client, id: i64, to: (&str, ChannelType), flags: u8, payload: &[u8]) {
+        let (channel, kind) = to;
         let mut wire = Vec::new();
         client.keys.encrypt_payload(payload, &mut wire);
         let number = format!("no-{id}");

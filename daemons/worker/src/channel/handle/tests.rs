@@ -11,6 +11,9 @@ use wk_types::{ConnId, NodeId};
 use super::*;
 use crate::origin::PeerId;
 
+/// A channel.
+type To<'a> = (&'a str, ChannelType);
+
 /// A SENDACK: message, stored id, sequence, reason.
 type Ack = (i64, i64, u64, Reason);
 
@@ -79,7 +82,7 @@ impl Cluster {
         match q.of.as_ref().expect("a query") {
             Of::Row(key) => {
                 let row = pb::ChannelInfoRow { ban: self.facts.contains(&format!("ban {}", key.id)), ..Default::default() };
-                pb::Answer { value: Some(row.encode_to_vec().into()), ..Default::default() }
+                pb::Answer { value: Some(row.encode_to_vec()), ..Default::default() }
             }
             Of::Contains(m) => {
                 let list = m.list.as_ref().expect("a list");
@@ -155,10 +158,11 @@ impl Bench {
     }
 
     fn send(&mut self, id: i64, channel: &str, kind: ChannelType, from: &str) -> &mut Self {
-        self.send_with(id, channel, kind, from, 0, false)
+        self.send_with(id, (channel, kind), from, 0, false)
     }
 
-    fn send_with(&mut self, id: i64, channel: &str, kind: ChannelType, from: &str, flags: u8, replay: bool) -> &mut Self {
+    fn send_with(&mut self, id: i64, to: To<'_>, from: &str, flags: u8, replay: bool) -> &mut Self {
+        let (channel, kind) = to;
         let conn = if from == "api" { ConnId::NONE } else { ConnId::new(NodeId(1), 0, 1) };
         let message = Message {
             message_id: id,
@@ -365,14 +369,14 @@ fn a_replayed_message_is_looked_up_before_permissions() {
     b.cluster.facts.clear();
     b.channels.changed("g1", GROUP);
     b.out.acks.clear();
-    b.send_with(1, "g1", GROUP, "u1", 0, true).send_with(2, "g1", GROUP, "u1", 0, true).all();
+    b.send_with(1, ("g1", GROUP), "u1", 0, true).send_with(2, ("g1", GROUP), "u1", 0, true).all();
     assert_eq!(b.out.acks, [ok(1, 1), (2, 2, 0, Reason::SUBSCRIBER_NOT_EXIST)]);
 }
 
 #[test]
 fn an_unstored_message_is_answered_when_the_push_workers_have_it() {
     let mut b = Bench::new(Rules::default());
-    b.send_with(1, "u2@u1", ChannelType::PERSON, "u1", 1, false).all();
+    b.send_with(1, ("u2@u1", ChannelType::PERSON), "u1", 1, false).all();
     assert_eq!((b.out.acks.len(), b.out.appends.len(), b.out.delivers.len()), (0, 0, 1));
     assert_eq!((b.out.delivers[0].1, b.out.delivers[0].3), (0, Keep::UntilReceived));
     b.settle_delivers();

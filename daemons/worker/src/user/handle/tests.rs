@@ -55,7 +55,7 @@ impl Sink {
     fn answer(&mut self, users: &mut Users, row: impl Fn(&pb::RowKey) -> Option<Vec<u8>>, stored: (i64, u64)) {
         let (load, queries) = self.lookups.remove(0);
         let answers = queries.iter().map(|q| match q.of.as_ref().expect("a query") {
-            pb::query::Of::Row(key) => pb::Answer { value: row(key).map(Into::into), ..pb::Answer::default() },
+            pb::query::Of::Row(key) => pb::Answer { value: row(key), ..pb::Answer::default() },
             pb::query::Of::Stored(_) => pb::Answer { message_id: stored.0, number: stored.1, ..pb::Answer::default() },
             other => unreachable!("{other:?}"),
         });

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use wk_config::{Env, Mode};
-use wk_lifecycle::{Context, Exit, Failure, InFlight, Spec};
+use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, Spec};
 use wk_link::sender::{OnDone, OnPoison};
 use wk_link::{LinkServer, LinkSet, LinkSetConfig};
 use wk_proto::worker::v1::channel_admin_server::ChannelAdminServer;
@@ -93,6 +93,8 @@ pub struct Base {
     pub window: wk_link::ring::Window,
     /// Value of [`fault::ENV`], when faults may be switched on.
     pub fault: Option<String>,
+    /// Life of the process; `None` in tests of the pools alone.
+    pub context: Option<Context>,
 }
 
 /// A running pool.
@@ -128,6 +130,7 @@ impl Base {
             config,
             window: wk_link::ring::Window::default(),
             fault,
+            context: Some(context.clone()),
         }
     }
 
@@ -190,6 +193,9 @@ impl Base {
             run: channel::events::Run::default(),
         };
         let admin = ChannelAdminService { me, inbox: Arc::clone(&inbox), cluster: self.cluster.clone(), table: self.table.clone() };
+        if let Some(context) = &self.context {
+            self.tasks.spawn(save_on_quiesce(context.on_quiesce(), Arc::clone(&inbox), self.stop.clone()));
+        }
         let links = LinkServer::new(me, self.incarnation, inbox);
         let routes = Routes::new(links.clone().into_service()).add_service(ChannelAdminServer::new(admin));
         Started { me, routes, links, state, task: self.tasks.spawn(pool.run(self.stop.clone())) }
@@ -271,6 +277,24 @@ pub async fn run(context: Context, pools: Vec<Pool>) -> Result<(), Failure> {
     };
     base.stop_links.cancel();
     outcome
+}
+
+/// First phase of a stop: the supervisor asks when nothing is in flight any more; the answer means that the cursors are stored.
+async fn save_on_quiesce(mut hook: Hook, inbox: Arc<Inbox<channel::events::Ask>>, stop: CancellationToken) {
+    // Cancel safe: a quiesce that comes after the drain began has nothing to wait for, the drain saves the cursors itself.
+    tokio::select! {
+        _ = hook.requested() => {}
+        () = stop.cancelled() => return,
+    }
+    let (reply, saved) = tokio::sync::oneshot::channel();
+    inbox.push(Event::Ask(channel::events::Ask::SaveCursors(reply)));
+    tokio::select! {
+        outcome = saved => if outcome.is_err() {
+            tracing::debug!("the pool has ended before the save");
+        },
+        () = stop.cancelled() => {}
+    }
+    hook.done();
 }
 
 /// Listener of a pool: `link`, or `link.<pool>` where a process has several.

@@ -38,6 +38,8 @@ pub enum Ask {
     Journal(Vec<pb::JournalEntry>, oneshot::Sender<()>),
     /// Messages of these buckets move.
     Opened(Vec<u16>),
+    /// Save the cursors now, those of idle buckets too; answered when it was tried.
+    SaveCursors(oneshot::Sender<()>),
 }
 
 /// Answer of the cluster.
@@ -95,6 +97,9 @@ pub struct Run {
     /// Readers of the journal that wait for room.
     journal: Vec<oneshot::Sender<()>>,
     draining: Option<Instant>,
+    /// Who waits for a save of the cursors that has not begun, and for the one under way.
+    flush: Vec<oneshot::Sender<()>>,
+    flushing: Vec<oneshot::Sender<()>>,
 }
 
 impl ChannelPool {
@@ -124,6 +129,7 @@ impl ChannelPool {
             self.channels.flush(at, &mut self.links);
             self.make_calls(&calls);
             self.let_journal_go_on();
+            self.flush_cursors(&calls);
             self.state.set_ready(self.channels.is_open());
             if self.drained() {
                 break;
@@ -200,16 +206,13 @@ impl ChannelPool {
                 self.run.journal.push(reply);
             }
             Ask::Opened(buckets) => self.channels.open(&buckets),
+            Ask::SaveCursors(reply) => self.run.flush.push(reply),
         }
     }
 
     fn let_journal_go_on(&mut self) {
         if !self.run.journal.is_empty() && self.channels.sizes().2 <= UNDISTRIBUTED_BYTES_MAX {
-            for reader in self.run.journal.drain(..) {
-                if reader.send(()).is_err() {
-                    tracing::debug!("the caller has given up");
-                }
-            }
+            tell(&mut self.run.journal);
         }
     }
 
@@ -232,6 +235,7 @@ impl ChannelPool {
                 if saved {
                     self.channels.cursors_saved(&cursors);
                 }
+                tell(&mut self.run.flushing);
             }
             Reply::Activated => {}
         }
@@ -283,25 +287,46 @@ impl ChannelPool {
             self.run.last_system = Some(instant);
             self.links.calls.push(Call::SystemUids);
         }
-        if !self.run.saving && due(self.run.last_save, CURSOR_SAVE) {
-            self.run.last_save = Some(instant);
+        if due(self.run.last_save, CURSOR_SAVE) {
             self.run.saves += 1;
-            let cursors = self.channels.unsaved_cursors(self.run.saves.is_multiple_of(ALL_CURSORS_EVERY));
-            if !cursors.is_empty() {
-                self.run.saving = true;
-                let cluster = self.cluster.clone();
-                calls.push(Box::pin(async move {
-                    let saved = cluster.save_cursors(cursors.clone()).await;
-                    if let Err(err) = &saved {
-                        tracing::debug!(%err, "cursors are not saved, the next second tries again");
-                    }
-                    Reply::Saved(cursors, saved.is_ok())
-                }));
-            }
+            self.save_cursors(calls, self.run.saves.is_multiple_of(ALL_CURSORS_EVERY));
         }
         let unsettled = self.links.peers.unsettled();
         self.state.unsettled.store(u64::try_from(self.channels.under_way()).unwrap_or(0), Ordering::Relaxed);
         self.metrics.update(&self.channels, unsettled);
+    }
+
+    /// Saves what has moved; one save at a time.
+    fn save_cursors(&mut self, calls: &Calls, all: bool) {
+        if self.run.saving {
+            return;
+        }
+        self.run.last_save = Some(Instant::now());
+        let cursors = self.channels.unsaved_cursors(all);
+        if cursors.is_empty() {
+            return;
+        }
+        self.run.saving = true;
+        let cluster = self.cluster.clone();
+        calls.push(Box::pin(async move {
+            let saved = cluster.save_cursors(cursors.clone()).await;
+            if let Err(err) = &saved {
+                tracing::debug!(%err, "cursors are not saved, the next second tries again");
+            }
+            Reply::Saved(cursors, saved.is_ok())
+        }));
+    }
+
+    /// Begins the save that a quiesce waits for, once the one under way has ended.
+    fn flush_cursors(&mut self, calls: &Calls) {
+        if self.run.flush.is_empty() || self.run.saving {
+            return;
+        }
+        self.run.flushing.append(&mut self.run.flush);
+        self.save_cursors(calls, true);
+        if !self.run.saving {
+            tell(&mut self.run.flushing);
+        }
     }
 
     /// True when a drain is over: nothing is under way, or its time has passed.
@@ -322,6 +347,15 @@ impl ChannelPool {
             tracing::warn!(%err, "last cursors are not saved: the next life distributes some messages once more");
         }
         tracing::info!(under_way, "channel pool has drained");
+    }
+}
+
+/// Answers everybody who waits. Who has given up does not hear it: nothing is lost.
+fn tell(waiting: &mut Vec<oneshot::Sender<()>>) {
+    for waiter in waiting.drain(..) {
+        if waiter.send(()).is_err() {
+            tracing::debug!("the caller has given up");
+        }
     }
 }
 

@@ -85,6 +85,7 @@ impl Node {
             config: Arc::clone(&self.config),
             window: self.window,
             fault: None,
+            context: None,
         };
         let started = base.start(pool, me, &wk_telemetry::Metrics::new());
         let routes = started.routes.clone();

@@ -53,7 +53,7 @@ impl Run {
     }
 
     /// Ends the storm, prints the numbers, and fails with everything one needs to know.
-    async fn judge(&self, storm: Storm, repairs: &[Repair], broken: Option<anyhow::Error>) -> anyhow::Result<()> {
+    pub(crate) async fn judge(&self, storm: Storm, repairs: &[Repair], broken: Option<anyhow::Error>) -> anyhow::Result<()> {
         let outcome = match storm.finish().await {
             Ok(outcome) => outcome,
             Err(err) => anyhow::bail!("{}\n{broken:?}\nthe records could not be judged: {err:#}", self.command()),
@@ -111,6 +111,14 @@ impl Run {
     /// Users come, are kicked and log in on a second device while workers die.
     pub(crate) async fn churn(&self) -> anyhow::Result<()> {
         crate::churn::run(self.seed, self.rounds).await.map_err(|e| e.context(self.command()))
+    }
+
+    /// A message that ends each worker that takes it, for each pool in turn.
+    pub(crate) async fn poison(&self) -> anyhow::Result<()> {
+        for pool in ["user", "channel", "push"] {
+            crate::poison::run(self, pool).await?;
+        }
+        Ok(())
     }
 
     /// A member of many groups that never reads: nobody else notices, and memory stays bounded.

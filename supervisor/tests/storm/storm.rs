@@ -16,6 +16,7 @@ use wk_testkit::sink::Sink;
 use crate::check::{Evidence, Findings, check};
 use crate::field::{Field, Phase};
 use crate::plan::{Channel, Plan};
+use crate::poison::POISONER;
 use crate::record::{Entry, Key, Notified};
 use crate::source::{Talker, Wire, backend, stuck};
 
@@ -38,13 +39,18 @@ pub(crate) struct Storm {
 impl Storm {
     /// Starts a node with this configuration added, makes the groups, logs everybody in and waits until all of them send.
     pub(crate) async fn start(plan: Plan, seed: u64, extra: &str) -> anyhow::Result<Self> {
+        Self::start_with_env(plan, seed, extra, &[]).await
+    }
+
+    /// As [`Storm::start`], with variables added to the node's environment.
+    pub(crate) async fn start_with_env(plan: Plan, seed: u64, extra: &str, env: &[(&str, &str)]) -> anyhow::Result<Self> {
         let field = Field::new(plan);
         let sink = {
             let field = Arc::clone(&field);
             Arc::new(Sink::start_with(Box::new(move |name, body| field.notified(notified(name, &body)))).await?)
         };
         let webhook = format!("webhook:\n  httpAddr: \"{}\"\n  msgNotifyEventPushInterval: 100ms\n  focusEvents: [msg.notify]", sink.url());
-        let node = Node::start(&Options { extra: format!("{webhook}\n{extra}") }).await?;
+        let node = Node::start_with_env(&Options { extra: format!("{webhook}\n{extra}") }, env).await?;
         let api = node.api().await?;
         let mut storm = Self { node, sink, field, api, tasks: JoinSet::new() };
         storm.populate(seed).await.map_err(|e| e.context(storm.node.story()))?;
@@ -176,5 +182,5 @@ fn notified(name: &str, body: &Value) -> Vec<Notified> {
     }
     let one =
         |m: &Value| Notified { key: key_of(m), id: m["message_id"].as_i64().unwrap_or(0), seq: m["message_seq"].as_u64().unwrap_or(0) };
-    body.as_array().map(|all| all.iter().map(one).collect()).unwrap_or_default()
+    body.as_array().map(|all| all.iter().filter(|m| m["from_uid"] != POISONER).map(one).collect()).unwrap_or_default()
 }

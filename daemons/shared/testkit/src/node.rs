@@ -49,24 +49,39 @@ impl Node {
         Ok(node)
     }
 
+    /// As [`Node::start`], with variables added to the environment of the supervisor.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_with_env(options: &Options, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let node = Self::spawn_with_env(options, env)?;
+        node.wait_overall("ready").await?;
+        Ok(node)
+    }
+
     /// Starts a node and does not wait.
     ///
     /// # Errors
     /// The supervisor cannot be spawned.
     pub fn spawn(options: &Options) -> anyhow::Result<Self> {
+        Self::spawn_with_env(options, &[])
+    }
+
+    fn spawn_with_env(options: &Options, env: &[(&str, &str)]) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("wk").tempdir()?;
         let node_id = 1001;
         std::fs::write(dir.path().join("wukongim.yaml"), config_text(dir.path(), node_id, &options.extra))?;
-        let supervisor = Self::spawn_supervisor(dir.path())?;
+        let supervisor = Self::spawn_supervisor(dir.path(), env)?;
         Ok(Self { dir, node_id, supervisor })
     }
 
-    fn spawn_supervisor(dir: &Path) -> anyhow::Result<Child> {
+    fn spawn_supervisor(dir: &Path, env: &[(&str, &str)]) -> anyhow::Result<Child> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("supervisor.out"))?;
         Command::new(bin_dir()?.join("wksupervisor"))
             .arg("run")
             .arg("--config")
             .arg(dir.join("wukongim.yaml"))
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -235,7 +250,7 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        self.supervisor = Self::spawn_supervisor(self.dir.path())?;
+        self.supervisor = Self::spawn_supervisor(self.dir.path(), &[])?;
         self.wait_overall("ready").await.map(drop)
     }
 

@@ -109,14 +109,7 @@ impl Groups {
     /// # Cancel safety
     /// Dropped early, the group stays unusable in this process: finish it.
     pub async fn open(&self, id: GroupId, machine: Box<dyn StateMachine>) -> Result<Group, OpenError> {
-        let before = match self.shared.slots.lock().insert(id, Slot::Opening) {
-            None => None,
-            Some(Slot::Closed(flushed)) => Some(flushed),
-            Some(other @ (Slot::Opening | Slot::Open(_))) => {
-                self.shared.slots.lock().insert(id, other);
-                return Err(OpenError::AlreadyOpen(id));
-            }
-        };
+        let before = self.reserve(id)?;
         let opened = self.build(id, machine, before.clone()).await;
         let slot = match (&opened, before) {
             (Ok(group), _) => Some(Slot::Open(group.clone())),
@@ -130,6 +123,18 @@ impl Groups {
         };
         drop(slots);
         opened
+    }
+
+    /// Mark the number as being opened; what is known to survive a crash when it was open before.
+    fn reserve(&self, id: GroupId) -> Result<Option<Position>, OpenError> {
+        let mut slots = self.shared.slots.lock();
+        let before = match slots.get(&id) {
+            None => None,
+            Some(Slot::Closed(flushed)) => Some(flushed.clone()),
+            Some(Slot::Opening | Slot::Open(_)) => return Err(OpenError::AlreadyOpen(id)),
+        };
+        slots.insert(id, Slot::Opening);
+        Ok(before)
     }
 
     async fn build(&self, id: GroupId, machine: Box<dyn StateMachine>, before: Option<Position>) -> Result<Group, OpenError> {

@@ -182,7 +182,8 @@ impl GroupLog {
             bytes += value.len();
             entries.push(codec::entry_decode(index, value).ok_or_else(|| broken("entry", index))?);
         }
-        let complete = entries.last().is_some_and(|entry| entry.log_id.index + 1 == end);
+        // Nothing below the tail at all: the log starts with the tail.
+        let complete = entries.last().is_none_or(|entry| entry.log_id.index + 1 == end);
         if complete && bytes < bytes_max {
             newest = budget(newest.iter(), bytes_max - bytes);
             entries.extend(newest.into_iter().map(|(entry, _)| entry));
@@ -348,7 +349,9 @@ impl RaftLogStorage<Types> for GroupLog {
                 let bytes = state.tail.pop_back().map_or(0, |(_, bytes)| bytes);
                 state.tail_bytes -= bytes;
             }
-            state.last = last_log_id.max(state.purged);
+            if next_index(state.last.as_ref()) > start {
+                state.last = last_log_id.max(state.purged);
+            }
             state.durable_end = state.durable_end.min(start);
             state.generation += 1;
             state.check();

@@ -37,7 +37,7 @@ pub use datadb::{DataDb, DataStats, Direction};
 pub use error::{EngineError, OpenError, StoreError};
 pub use fault::{Faults, IoPoint, NoFaults};
 pub use keys::{ChannelNumber, GroupId};
-pub use log::{Durability, LogBackend, LogBounds, LogItem, LogWrite, MetaTag};
+pub use log::{Durability, LogBackend, LogBounds, LogDone, LogItem, LogWrite, MetaTag};
 pub use memory::MemoryLog;
 pub use options::Options;
 pub use raftdb::{LogStats, RaftDb};

@@ -65,12 +65,15 @@ impl LogWrite {
     }
 }
 
+/// Runs on the writer thread after a write (and sync) succeeded, or after the writer stopped. Must not block.
+pub type LogDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
 /// A change on its way to the writer, with what to do when it is done.
 pub struct LogItem {
     /// The change.
     pub write: LogWrite,
-    /// Runs on the writer thread after the write (and sync) succeeded or failed. Must not block.
-    pub done: Option<Box<dyn FnOnce(Result<(), StoreError>) + Send>>,
+    /// Hears the outcome.
+    pub done: Option<LogDone>,
 }
 
 impl std::fmt::Debug for LogItem {

@@ -18,7 +18,7 @@ fn item(index: u64, durability: Durability, done: Option<mpsc::SyncSender<u64>>)
             if result.is_ok() {
                 done.send(index).ok();
             }
-        }) as Box<dyn FnOnce(Result<(), StoreError>) + Send>
+        }) as wk_store::LogDone
     });
     LogItem { write, done }
 }

@@ -23,7 +23,7 @@ use crate::machine::{ApplyContext, Entry, MachineError, StateMachine};
 use crate::types::{LogId, RawEntry, StoredMembership, Types};
 
 /// Called when a machine fails: the process must end.
-pub(crate) type FatalHook = Arc<dyn Fn(GroupId, &MachineError) + Send + Sync>;
+pub type FatalHook = Arc<dyn Fn(GroupId, &MachineError) + Send + Sync>;
 
 /// A position in the log with the membership in force there.
 #[derive(Debug, Clone, Default)]
@@ -182,6 +182,13 @@ impl RaftStateMachine<Types> for Adapter {
 
     /// A snapshot for openraft's own bookkeeping is only a position: the state is in the database already. What a follower gets
     /// is made by [`Self::get_current_snapshot`] when it is needed.
+    /// Not forced, it is the flusher asking: only what it flushed counts. Forced, at recovery, it is where the machine stands;
+    /// the log store itself refuses to purge past the flush.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<FlushedPosition> {
+        let position = if force { &self.progress.applied } else { &self.progress.flushed };
+        Some(FlushedPosition { position: position.lock().clone() })
+    }
+
     async fn get_snapshot_builder(&mut self) -> FlushedPosition {
         FlushedPosition { position: self.progress.flushed.lock().clone() }
     }
@@ -203,6 +210,9 @@ impl RaftStateMachine<Types> for Adapter {
             return Ok(None);
         }
         let position = self.progress.applied.lock().clone();
+        if position.log_id.is_none() {
+            return Ok(None);
+        }
         let data = self.machine.get_mut().snapshot();
         let data = data.map_err(|error| self.fail(error))?;
         Ok(Some(snapshot(position, data)))

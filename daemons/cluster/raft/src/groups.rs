@@ -79,7 +79,7 @@ impl Groups {
         writer: LogWriter,
         network: Arc<dyn Network>,
         options: &RaftOptions,
-        fatal: Arc<dyn Fn(GroupId, &MachineError) + Send + Sync>,
+        fatal: FatalHook,
     ) -> Result<Self, OpenError> {
         let config = engine_config(options)?;
         let shared = Shared {

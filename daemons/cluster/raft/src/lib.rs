@@ -33,6 +33,7 @@ mod options;
 mod peer;
 mod types;
 
+pub use adapter::FatalHook;
 pub use error::{GroupError, OpenError, ProposeError, ReadError};
 pub use group::{Group, ProposeCallback, Proposed, Role, Status};
 pub use groups::Groups;

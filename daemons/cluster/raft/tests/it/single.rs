@@ -69,7 +69,7 @@ fn batches_are_answered_in_order_and_bounded() {
         while group.propose(Bytes::from_static(b"end")).await == Err(ProposeError::Overloaded) {
             tokio::task::yield_now().await;
         }
-        let outcomes = outcomes.lock();
+        let outcomes = outcomes.lock().clone();
         let refused: Vec<u32> = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).map(|(number, _)| *number).collect();
         let applied: Vec<u32> = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(number, _)| *number).collect();
         assert_eq!(refused, (100..150).collect::<Vec<_>>(), "refused above the bound, the ones before are kept");
@@ -79,7 +79,6 @@ fn batches_are_answered_in_order_and_bounded() {
         assert_eq!(group.status().in_flight, 0);
         let huge = Bytes::from(vec![0; options.command_bytes_max + 1]);
         assert_eq!(group.propose(huge).await, Err(ProposeError::Overloaded));
-        drop(outcomes);
         node.close().await;
     });
 }

@@ -198,7 +198,8 @@ impl Ring {
         self.in_flight.clear();
         let mut poisoned = Vec::new();
         if fresh {
-            let held = self.received.min(self.end().saturating_sub(1));
+            // Whatever was sent may have been held: a receiver can die of an item before its receipt gets out.
+            let held = self.received.max(self.next.saturating_sub(1)).min(self.end().saturating_sub(1));
             for position in self.base..=held {
                 if let Some(item) = self.count_death(position) {
                     poisoned.push(item);

@@ -1,6 +1,7 @@
 //! The hub: session registry, SENDs without answer, message ids; turns events of reactors into items for workers and items of workers into
 //! commands for reactors. Runs on the daemon's one runtime thread. No sockets, no waiting: [`crate::service`] drives it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -192,13 +193,15 @@ impl Hub {
         }
     }
 
-    /// Sessions of a share, for a new incarnation of the worker that owns it.
+    /// Sessions of a share, for a new incarnation of the worker that owns it: those that wait for an answer first.
     #[must_use]
     pub fn snapshot(&mut self, owned: &dyn Fn(Bucket) -> bool) -> Vec<(Kind, Bucket, Bytes)> {
+        let waiting: HashSet<ConnId> = self.in_flight.conns().collect();
+        let mine = || self.sessions.values().filter(|s| s.is_authenticated() && owned(s.bucket));
+        let first = mine().filter(|s| waiting.contains(&s.at.conn));
+        let then = mine().filter(|s| !waiting.contains(&s.at.conn));
         let mut items = vec![(Kind::SnapshotBegin, Bucket::default(), Bytes::new())];
-        for session in self.sessions.values().filter(|s| s.is_authenticated() && owned(s.bucket)) {
-            items.push((Kind::SessionUp, session.bucket, self.encoder.encode(&session.item())));
-        }
+        items.extend(first.chain(then).map(|s| (Kind::SessionUp, s.bucket, self.encoder.encode(&s.item()))));
         items.push((Kind::SnapshotEnd, Bucket::default(), Bytes::new()));
         items
     }

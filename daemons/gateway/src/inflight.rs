@@ -5,8 +5,8 @@ use std::hash::BuildHasherDefault;
 
 use bytes::Bytes;
 use wk_link::sender::Ticket;
-use wk_types::MessageId;
 use wk_types::limits::SEND_DEADLINE;
+use wk_types::{ConnId, MessageId};
 use wk_wire::Flags;
 use wk_wire::jsonrpc::Id;
 
@@ -127,6 +127,11 @@ impl InFlight {
         self.deadlines.front().map(|(due, _)| *due)
     }
 
+    /// Connections that wait for an answer, some more than once.
+    pub fn conns(&self) -> impl Iterator<Item = ConnId> {
+        self.entries.values().filter(|e| !e.answered).map(|e| e.at.conn)
+    }
+
     /// SENDs without an answer.
     #[must_use]
     pub fn open(&self) -> u64 {
@@ -174,10 +179,8 @@ pub struct Overdue {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use wk_types::ConnId;
-
     use super::*;
+    use proptest::prelude::*;
 
     fn entry(position: u64) -> Entry {
         Entry {

@@ -1,4 +1,5 @@
-//! Metrics of the gateway. Names of the original (`app_*`, `system_*`) keep existing dashboards alive, `wk_gateway_*` are ours.
+//! Metrics of the gateway. Names of the original (`app_*`, `system_*`) keep existing dashboards alive, `wk_gateway_*` are ours. SEND, RECV and
+//! RECVACK are counted under their `app_*` names by the workers that handle them; a sum over the daemons must not count them twice.
 
 use wk_telemetry::{CounterVec, IntCounter, IntGauge};
 
@@ -88,10 +89,10 @@ metrics! {
     packets {
         connect = "app_conn_packet_count_total", "app_conn_packet_bytes_total", "CONNECTs.";
         connack = "app_connack_packet_count_total", "app_connack_packet_bytes_total", "CONNACKs.";
-        send = "app_send_packet_count_total", "app_send_packet_bytes_total", "SENDs handed over.";
+        send = "wk_gateway_send_packets_total", "wk_gateway_send_bytes_total", "SENDs handed over.";
         sendack = "app_sendack_packet_count_total", "app_sendack_packet_bytes_total", "SENDACKs.";
-        recv = "app_recv_packet_count_total", "app_recv_packet_bytes_total", "RECVs.";
-        recvack = "app_recvack_packet_count_total", "app_recvack_packet_bytes_total", "RECVACKs.";
+        recv = "wk_gateway_recv_packets_total", "wk_gateway_recv_bytes_total", "RECVs taken from push workers.";
+        recvack = "wk_gateway_recvack_packets_total", "wk_gateway_recvack_bytes_total", "RECVACKs handed over.";
         ping = "app_ping_count_total", "app_ping_bytes_total", "PINGs.";
         pong = "app_pong_count_total", "app_pong_bytes_total", "PONGs.";
     }

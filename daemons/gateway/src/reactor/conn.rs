@@ -447,3 +447,6 @@ pub(crate) fn refusal(json: bool, version: Version, id: Option<&Id>, reason: Rea
     }
     frame
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,6 +147,6 @@ mod tests {
 
     #[test]
     fn an_idle_slot_is_small() {
-        assert!(size_of::<Slot>() <= 448, "{} bytes", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 304, "{} bytes", size_of::<Slot>());
     }
 }

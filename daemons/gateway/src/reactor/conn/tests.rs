@@ -1,0 +1,278 @@
+use proptest::prelude::*;
+use wk_link::item::Body;
+use wk_types::{ConnId, DeviceFlag};
+use wk_wire::{Setting, Sub, SubAction};
+
+use super::*;
+use crate::exchange::IdRun;
+
+/// A connection and everything it works with.
+struct Bench {
+    conn: Conn,
+    settings: Settings,
+    shared: Shared,
+    metrics: Metrics,
+    ids: Ids,
+    events: Vec<Event>,
+    out: Vec<u8>,
+    ended: Option<End>,
+}
+
+impl Bench {
+    fn new(listener: Transport, settings: Settings) -> Self {
+        let at = At { conn: ConnId(1), slot: 0, reactor: 0 };
+        let conn = Conn::new(at, listener, ([127, 0, 0, 1], 9).into(), &settings, 0);
+        let mut ids = Ids::default();
+        ids.add([IdRun { first: 1, count: 100_000 }]);
+        let metrics = Metrics::new(&wk_telemetry::Metrics::new());
+        Self { conn, settings, shared: Shared::default(), metrics, ids, events: Vec::new(), out: Vec::new(), ended: None }
+    }
+
+    fn work(&mut self, work: impl FnOnce(&mut Conn, &mut Cx<'_>) -> Result<(), End>) {
+        if self.ended.is_some() {
+            return;
+        }
+        let mut cx = Cx {
+            out: &mut self.out,
+            events: &mut self.events,
+            encoder: &mut Encoder::default(),
+            ids: &mut self.ids,
+            settings: &self.settings,
+            shared: &self.shared,
+            metrics: &self.metrics,
+            scratch: &mut Vec::new(),
+            unmasked: &mut Vec::new(),
+            now_ms: 1,
+            quiesced: false,
+        };
+        self.ended = work(&mut self.conn, &mut cx).err();
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        self.work(|conn, cx| conn.on_bytes(bytes, cx));
+    }
+
+    fn open(&mut self) {
+        assert_eq!(self.conn.stage, Stage::Waiting);
+        self.work(Conn::open);
+    }
+
+    /// Payload numbers of the SENDs handed over, with what each costs.
+    fn sends(&self) -> Vec<(u32, u32)> {
+        let number = |send: &Handover| {
+            let payload = item::Send::decode(&send.body).unwrap().payload;
+            u32::from_be_bytes(payload[..4].try_into().unwrap())
+        };
+        self.events.iter().filter_map(|e| if let Event::Send(send) = e { Some((number(send), send.cost)) } else { None }).collect()
+    }
+
+    /// Everything seen from outside, for comparison.
+    fn summary(&self) -> (Vec<String>, Vec<u8>, Option<End>, Stage) {
+        (self.events.iter().map(|e| format!("{e:?}")).collect(), self.out.clone(), self.ended, self.conn.stage)
+    }
+}
+
+fn connect() -> Vec<u8> {
+    let mut out = Vec::new();
+    let connect = Connect {
+        version: 5,
+        device_flag: DeviceFlag(0),
+        device_id: "d".into(),
+        uid: "ann".into(),
+        token: String::new(),
+        client_timestamp: 0,
+        client_key: String::new(),
+    };
+    encode::connect(&mut out, &connect, Version::V5).unwrap();
+    out
+}
+
+fn send(number: u32, len: usize) -> Vec<u8> {
+    let mut payload = number.to_be_bytes().to_vec();
+    payload.resize(len.max(4), b'x');
+    let mut out = Vec::new();
+    let send = SendRef {
+        flags: wk_wire::Flags::NONE,
+        setting: Setting::NONE,
+        client_seq: number,
+        client_msg_no: "",
+        stream_no: "",
+        channel_id: "ben",
+        channel_type: ChannelType::PERSON,
+        expire: 0,
+        msg_key: "",
+        topic: "",
+        payload: &payload,
+    };
+    encode::send(&mut out, &send, Version::V5).unwrap();
+    out
+}
+
+fn json_send(number: u32) -> Vec<u8> {
+    let bytes = number.to_be_bytes();
+    format!(r#"{{"method":"send","id":{number},"params":{{"channelId":"b","channelType":1,"payload":{bytes:?}}}}}"#).into_bytes()
+}
+
+/// One step of a client's life after CONNECT.
+#[derive(Debug, Clone)]
+enum Act {
+    Send(usize),
+    Ping,
+    Recvack,
+    Sub,
+    Foreign,
+    /// The oldest open SEND is answered.
+    Answer,
+    /// CONNACK is written, if it is not yet.
+    Open,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (0usize..400).prop_map(Act::Send),
+        2 => Just(Act::Ping),
+        1 => Just(Act::Recvack),
+        1 => Just(Act::Sub),
+        1 => Just(Act::Foreign),
+        3 => Just(Act::Answer),
+        1 => Just(Act::Open),
+    ]
+}
+
+fn frame_of(act: &Act, number: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    match act {
+        Act::Send(len) => return send(number, *len),
+        Act::Ping => encode::ping(&mut out),
+        Act::Recvack => {
+            encode::recvack(&mut out, &Recvack { flags: wk_wire::Flags::NONE, message_id: 1, message_seq: 1 }, Version::V5);
+        }
+        Act::Sub => {
+            let sub = Sub {
+                setting: Setting::NONE,
+                sub_no: "n".into(),
+                channel_id: "c".into(),
+                channel_type: ChannelType::DATA,
+                action: SubAction::SUBSCRIBE,
+                param: String::new(),
+            };
+            encode::sub(&mut out, &sub, Version::V5).unwrap();
+        }
+        Act::Foreign => encode::pong(&mut out),
+        Act::Answer | Act::Open => {}
+    }
+    out
+}
+
+fn tight() -> Settings {
+    Settings { sends_open_max: 3, sends_open_bytes_max: 600, ..Settings::default() }
+}
+
+proptest! {
+    /// Whatever is sent, answered and cut in whatever order: SENDs are handed over once, in order, within the bounds; PINGs are all answered.
+    #[test]
+    fn sends_keep_their_order_and_their_bounds(acts in prop::collection::vec(act(), 0..120), cut in 1usize..200) {
+        let mut bench = Bench::new(Transport::Tcp, tight());
+        bench.feed(&connect());
+        let (mut sent, mut pings, mut acks, mut answered, mut waiting) = (0u32, 0usize, 0usize, 0usize, Vec::new());
+        let (mut opened, all) = (false, acts.into_iter().chain([Act::Open]));
+        for act in all {
+            waiting.extend(frame_of(&act, sent));
+            match act {
+                Act::Send(_) => sent += 1,
+                Act::Ping => pings += 1,
+                Act::Recvack => acks += 1,
+                Act::Open if !opened => {
+                    opened = true;
+                    bench.open();
+                }
+                Act::Answer => {
+                    if let Some((_, cost)) = bench.sends().get(answered).copied() {
+                        answered += 1;
+                        bench.work(|conn, cx| conn.release(cost, cx));
+                    }
+                }
+                _ => {}
+            }
+            while waiting.len() >= cut {
+                let chunk: Vec<u8> = waiting.drain(..cut).collect();
+                bench.feed(&chunk);
+            }
+            let open = &bench.sends()[answered..];
+            prop_assert!(open.len() <= 3);
+            prop_assert!(open.len() <= 1 || open.iter().map(|(_, cost)| cost).sum::<u32>() <= 600);
+        }
+        bench.feed(&waiting);
+        while let Some((_, cost)) = bench.sends().get(answered).copied() {
+            answered += 1;
+            bench.work(|conn, cx| conn.release(cost, cx));
+        }
+        prop_assert_eq!(bench.ended, None);
+        prop_assert_eq!(bench.sends().into_iter().map(|(n, _)| n).collect::<Vec<_>>(), (0..sent).collect::<Vec<_>>());
+        prop_assert_eq!(bench.out.iter().filter(|b| **b == 0x80).count(), pings);
+        prop_assert_eq!(bench.events.iter().filter(|e| matches!(e, Event::Recvack(..))).count(), acks);
+        prop_assert!(bench.conn.parked.is_none() && bench.conn.input.is_empty());
+        prop_assert_eq!((bench.conn.sends_open, bench.conn.sends_open_bytes), (0, 0));
+    }
+
+    #[test]
+    fn json_sends_keep_their_order(count in 0u32..20, cut in 1usize..50) {
+        let mut bench = Bench::new(Transport::Tcp, tight());
+        bench.feed(br#"{"method":"connect","id":1,"params":{"uid":"ann"}}"#);
+        let stream: Vec<u8> = (0..count).flat_map(json_send).collect();
+        let (early, late) = stream.split_at(stream.len() / 2);
+        early.chunks(cut).for_each(|chunk| bench.feed(chunk));
+        bench.open();
+        late.chunks(cut).for_each(|chunk| bench.feed(chunk));
+        let mut answered = 0;
+        while let Some((_, cost)) = bench.sends().get(answered).copied() {
+            answered += 1;
+            bench.work(|conn, cx| conn.release(cost, cx));
+        }
+        prop_assert_eq!(bench.ended, None);
+        prop_assert_eq!(bench.sends().into_iter().map(|(n, _)| n).collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
+    }
+
+    /// Bytes from outside never panic, and what comes of them does not depend on how they are cut.
+    #[test]
+    fn garbage_is_cut_the_same(
+        prefix in prop_oneof![Just(Vec::new()), Just(connect()), Just(b"{".to_vec()), Just(b"GET / HTTP/1.1\r\n".to_vec()), Just(b"PROXY ".to_vec())],
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        cut in 1usize..60,
+        ws in any::<bool>(),
+    ) {
+        let listener = if ws { Transport::Ws } else { Transport::Tcp };
+        let stream = [prefix, bytes].concat();
+        let mut whole = Bench::new(listener, Settings::default());
+        whole.feed(&stream);
+        let mut pieces = Bench::new(listener, Settings::default());
+        stream.chunks(cut).for_each(|chunk| pieces.feed(chunk));
+        prop_assert_eq!(whole.summary(), pieces.summary());
+    }
+}
+
+#[test]
+fn reading_stops_at_the_parked_bound_and_goes_on_after_answers() {
+    let mut bench = Bench::new(Transport::Tcp, Settings { parked_bytes_max: 1_000, sends_open_max: 1, ..Settings::default() });
+    bench.feed(&connect());
+    bench.open();
+    bench.feed(&send(0, 400));
+    assert!(bench.conn.wants_read(&bench.settings));
+    bench.feed(&[send(1, 600), send(2, 600)].concat());
+    assert!(!bench.conn.wants_read(&bench.settings));
+    let cost = bench.sends()[0].1;
+    bench.work(|conn, cx| conn.release(cost, cx));
+    assert!(bench.conn.wants_read(&bench.settings));
+    assert_eq!(bench.sends().len(), 2);
+}
+
+#[test]
+fn before_connack_less_is_kept() {
+    let mut bench = Bench::new(Transport::Tcp, Settings::default());
+    bench.feed(&connect());
+    bench.feed(&send(0, PARKED_BEFORE_LOGIN_BYTES_MAX));
+    assert!(!bench.conn.wants_read(&bench.settings));
+    bench.open();
+    assert!(bench.conn.wants_read(&bench.settings));
+    assert_eq!(bench.sends().len(), 1);
+}

@@ -98,7 +98,8 @@ impl Config {
 /// A quarter of the memory, at most [`CACHE_BYTES_MAX`].
 fn auto_cache_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total_kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    let total_kib =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     total_kib.map_or(CACHE_BYTES_UNKNOWN, |kib| (kib / 4 * 1024).min(CACHE_BYTES_MAX))
 }
 

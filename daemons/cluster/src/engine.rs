@@ -139,7 +139,8 @@ impl Engine {
         let writer = LogWriter::start(Arc::clone(&backend), WriterOptions::default()).map_err(OpenError::Threads)?;
         reached(Stage::Store);
 
-        let groups = Groups::new(config.node, Arc::clone(&backend), writer.clone(), Arc::new(NoNetwork), &config.raft).map_err(OpenError::Raft)?;
+        let groups =
+            Groups::new(config.node, Arc::clone(&backend), writer.clone(), Arc::new(NoNetwork), &config.raft).map_err(OpenError::Raft)?;
         let clock = Clock::anchored();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let parts = Parts {

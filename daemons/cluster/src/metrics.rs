@@ -144,8 +144,8 @@ pub struct Metrics {
     pub queue_messages: IntGauge,
     /// Requests by kind, in the order of the contract.
     pub requests: CounterVec,
-    /// Requests that are not answered yet.
-    pub requests_open: IntGauge,
+    /// Requests that are not answered yet, by [`OPEN_KINDS`].
+    pub requests_open: GaugeVec,
     /// Refused work by [`Refused`].
     pub refused: CounterVec,
     /// Ids handed out.
@@ -160,7 +160,22 @@ pub struct Metrics {
 pub const REQUEST_KINDS: [&str; 9] =
     ["append", "lookup", "read", "propose", "alloc_ids", "journal", "save_cursors", "scan", "load_cursors"];
 
+/// Requests that are open: writes must end before a stop, everything else may be dropped (long polls have no end of their own).
+pub const OPEN_KINDS: [&str; 2] = ["write", "other"];
+
 impl Metrics {
+    /// Appends and proposals that are not answered yet.
+    #[must_use]
+    pub fn writes_open(&self) -> &IntGauge {
+        self.requests_open.at(0)
+    }
+
+    /// All other requests that are not answered yet.
+    #[must_use]
+    pub fn others_open(&self) -> &IntGauge {
+        self.requests_open.at(1)
+    }
+
     /// Registers everything.
     #[must_use]
     pub fn register(registry: &Registry) -> Self {
@@ -180,7 +195,7 @@ impl Metrics {
             entry_messages: registry.histogram("wk_cluster_entry_messages", "Messages in one entry of a channel group.", SIZES),
             queue_messages: registry.gauge("wk_cluster_append_queue_messages", "Messages waiting for their channel group."),
             requests: registry.counter_vec("wk_cluster_requests_total", "Requests of the data stream.", "kind", &REQUEST_KINDS),
-            requests_open: registry.gauge("wk_cluster_requests_open", "Requests without an answer."),
+            requests_open: registry.gauge_vec("wk_cluster_requests_open", "Requests without an answer.", "kind", &OPEN_KINDS),
             refused: registry.counter_vec("wk_cluster_refused_total", "Refused work.", "reason", &REFUSED),
             ids: registry.counter("wk_cluster_ids_total", "Message ids handed out."),
             leaders: registry.gauge_vec("wk_cluster_group_leaders", "Groups this node leads.", "kind", &["node", "slot", "channel"]),

@@ -11,14 +11,8 @@ use crate::metrics::Metrics;
 use crate::node::IdentityError;
 
 /// Health names, in the order in which they come up.
-const COMPONENTS: [&str; 6] = [
-    "wk.cluster.store",
-    "wk.cluster.node_raft",
-    "wk.cluster.slot_raft",
-    "wk.cluster.channel_raft",
-    "wk.cluster.ids",
-    "wk.cluster.ingress",
-];
+const COMPONENTS: [&str; 6] =
+    ["wk.cluster.store", "wk.cluster.node_raft", "wk.cluster.slot_raft", "wk.cluster.channel_raft", "wk.cluster.ids", "wk.cluster.ingress"];
 
 /// What this program is.
 pub const SPEC: Spec = Spec { daemon: Daemon::Cluster, components: &COMPONENTS };
@@ -48,7 +42,7 @@ pub async fn run(context: Context) -> Result<(), Failure> {
         Ok(engine) => Arc::new(engine),
         Err(error) => return Err(Failure::new(exit_of(&error), error)),
     };
-    let open = metrics.requests_open.clone();
+    let open = metrics.writes_open().clone();
     context.set_in_flight_source(move || InFlight { unsettled: u64::try_from(open.get()).unwrap_or(0), ..InFlight::default() });
 
     let shutdown = context.shutdown_token();

@@ -53,14 +53,23 @@ impl Upkeep {
                 tracing::error!(err = %refusal, "id ceiling cannot be raised");
             }
             self.disk();
+            self.failed_groups();
             last = self.gauges(&last);
+        }
+    }
+
+    /// A half-dead node is worse than a dead one.
+    fn failed_groups(&self) {
+        if let Some(group) = self.dispatch.shards.groups().list().iter().find(|group| group.has_failed()) {
+            tracing::error!(group = group.id().0, "group has failed, aborting");
+            std::process::abort();
         }
     }
 
     fn disk(&self) {
         match statvfs(&self.folder) {
             Ok(stat) => {
-                let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
+                let free = stat.blocks_available().saturating_mul(stat.fragment_size());
                 set(&self.dispatch.metrics.store.disk_free_bytes, free);
                 let full = free < self.disk_reserve_bytes;
                 if self.disk_full.swap(full, Ordering::Relaxed) != full {

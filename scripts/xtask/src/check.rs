@@ -10,7 +10,7 @@ pub(crate) fn check(quick: bool, tests: bool) -> anyhow::Result<()> {
     let metadata = Metadata::load(&root)?;
     let sources = sources(&root)?;
     let mut steps = Steps::default();
-    steps.run("format", || quiet(cargo(&root)?.args(["fmt", "--all", "--check"])));
+    steps.run("format", || quiet(cargo(&root)?.args(["fmt", "--all", "--", "--check", "-l"])));
     steps.run("layers", || layers::check(&metadata));
     steps.run("unsafe code", || unsafe_code::check(&sources));
     steps.run("licences", || licences::check(&metadata));

@@ -96,11 +96,15 @@ impl Cursors {
     /// The row to store, when something changed since the last call.
     pub fn take_row(&mut self) -> Option<CursorsRow> {
         std::mem::take(&mut self.dirty).then(|| {
-            let of = |(consumer, buckets): (&Box<str>, &BTreeMap<u16, u64>)| {
-                let row = |(bucket, index): (&u16, &u64)| CursorRow { consumer: consumer.clone(), bucket: *bucket, index: *index };
-                buckets.iter().map(row).collect::<Vec<_>>()
-            };
-            CursorsRow { cut: self.cut, cursors: self.positions.iter().flat_map(of).collect() }
+            let mut cursors = Vec::new();
+            for (consumer, buckets) in &self.positions {
+                cursors.extend(buckets.iter().map(|(bucket, index)| CursorRow {
+                    consumer: consumer.clone(),
+                    bucket: *bucket,
+                    index: *index,
+                }));
+            }
+            CursorsRow { cut: self.cut, cursors }
         })
     }
 

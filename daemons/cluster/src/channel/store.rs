@@ -39,6 +39,9 @@ impl Overlay {
     }
 }
 
+/// A message, decoded and as its bytes.
+pub(crate) type Decoded<'f> = (Message<'f>, &'f [u8]);
+
 /// What one frame is stored with.
 pub(super) struct Store<'a> {
     pub(super) db: &'a DataDb,
@@ -67,7 +70,7 @@ impl Store<'_> {
     }
 
     /// Checks a frame without looking at stored rows.
-    fn accept<'f>(&self, frame: &ChannelBatch<'f>) -> Result<(Bucket, Vec<(Message<'f>, &'f [u8])>), Refusal> {
+    fn accept<'f>(&self, frame: &ChannelBatch<'f>) -> Result<(Bucket, Vec<Decoded<'f>>), Refusal> {
         let slot = check_channel(frame.channel_id)?;
         if slot.index() % self.shard.1 != self.shard.0 {
             return Err(Refusal::rejected("channel belongs to another shard"));
@@ -79,7 +82,7 @@ impl Store<'_> {
         &mut self,
         slot: Bucket,
         frame: &ChannelBatch<'_>,
-        messages: &[(Message<'_>, &[u8])],
+        messages: &[Decoded<'_>],
     ) -> Result<(ChannelResult, Option<JournalItem>), StoreError> {
         let key = keys::chan(slot, frame.channel_type.0, frame.channel_id.as_bytes());
         let old = self.channel(&key)?;
@@ -171,9 +174,8 @@ impl Store<'_> {
         let Some(seq) = seq else { return Ok(None) };
         let same = |bytes: &[u8]| {
             let first = Message::decode(bytes).map_err(|_| StoreError::Shape { what: "message row" })?;
-            let equal = first.from_uid == message.from_uid
-                && first.client_msg_no == message.client_msg_no
-                && first.payload == message.payload;
+            let equal =
+                first.from_uid == message.from_uid && first.client_msg_no == message.client_msg_no && first.payload == message.payload;
             Ok(equal.then_some(StoredAt { message_id: first.message_id, seq, duplicate: true }))
         };
         if let Some(bytes) = self.overlay.messages.get(&(number, seq)) {
@@ -213,7 +215,7 @@ pub(crate) fn check_channel(id: &str) -> Result<Bucket, Refusal> {
 ///
 /// # Errors
 /// The first fault.
-pub(crate) fn check_messages<'f>(frame: &ChannelBatch<'f>) -> Result<Vec<(Message<'f>, &'f [u8])>, Refusal> {
+pub(crate) fn check_messages<'f>(frame: &ChannelBatch<'f>) -> Result<Vec<Decoded<'f>>, Refusal> {
     if frame.count == 0 {
         return Err(Refusal::rejected("batch has no message"));
     }

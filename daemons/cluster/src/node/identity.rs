@@ -125,8 +125,11 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound && has_data => Err(IdentityError::Missing { path: folder.to_owned() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut random = [0; 16];
-                getrandom::fill(&mut random)
-                    .map_err(|_| IdentityError::Io { step: "read random bytes for", path: path.clone(), source: io::ErrorKind::Other.into() })?;
+                getrandom::fill(&mut random).map_err(|_| IdentityError::Io {
+                    step: "read random bytes for",
+                    path: path.clone(),
+                    source: io::ErrorKind::Other.into(),
+                })?;
                 let cluster = random.iter().map(|byte| format!("{byte:02x}")).collect();
                 let identity = Self { cluster, node, incarnation: 1 };
                 identity.write(folder)?;

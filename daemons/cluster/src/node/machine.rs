@@ -120,7 +120,8 @@ impl StateMachine for NodeMachine {
     fn applied(&mut self) -> Result<Option<Bytes>, MachineError> {
         let failed = |error| MachineError::new("read the state of the node group", error);
         if let Some(row) = self.db.get(Cf::Sys, sys(SysKind::Identity, NODE_GROUP)).map_err(failed)? {
-            let layout = Layout::read(&mut Reader::new(&row)).map_err(|error| MachineError::new("read the layout of the cluster", error))?;
+            let layout =
+                Layout::read(&mut Reader::new(&row)).map_err(|error| MachineError::new("read the layout of the cluster", error))?;
             *self.layout.write() = Some(layout);
         }
         self.db.get(Cf::Sys, sys(SysKind::Applied, NODE_GROUP)).map_err(failed)
@@ -150,7 +151,8 @@ impl StateMachine for NodeMachine {
         let mut batch = Batch::new();
         batch.put(Cf::Sys, sys(SysKind::Applied, NODE_GROUP), &context.record);
         if !snapshot.is_empty() {
-            let layout = Layout::read(&mut Reader::new(&snapshot)).map_err(|error| MachineError::new("read the snapshot of the node group", error))?;
+            let layout = Layout::read(&mut Reader::new(&snapshot))
+                .map_err(|error| MachineError::new("read the snapshot of the node group", error))?;
             batch.put(Cf::Sys, sys(SysKind::Identity, NODE_GROUP), &snapshot);
             *self.layout.write() = Some(layout);
         }

@@ -175,8 +175,7 @@ impl Shards {
         let place = GroupPlace { group: slot_group(shard), shard, shards: self.count() };
         let machine = ShardMachine::new(place, parts.db.clone(), parts.metrics.slot_apply.clone());
         let group = open_group(parts, place.group, Box::new(machine)).await?;
-        let lock_base_ms =
-            shard_machine::clock(&parts.db, place).map_err(|source| GroupsError::Read { group: place.group, source })?;
+        let lock_base_ms = shard_machine::clock(&parts.db, place).map_err(|source| GroupsError::Read { group: place.group, source })?;
         if let Some(slot) = self.inner.slots.get(usize::from(shard)) {
             // Opened once: a second opening was refused above.
             drop(slot.set(SlotGroup { group, lock_base_ms, since: Clock::anchored() }));
@@ -202,13 +201,8 @@ impl Shards {
     async fn open_channel(&self, channel: Arc<ChannelGroup>) -> Result<(Arc<ChannelGroup>, Group), GroupsError> {
         let parts = &self.inner.parts;
         let place = channel.place();
-        let machine = ChannelMachine::new(
-            place,
-            parts.db.clone(),
-            parts.cache_rows,
-            channel.journal().clone(),
-            parts.metrics.channel_apply.clone(),
-        );
+        let machine =
+            ChannelMachine::new(place, parts.db.clone(), parts.cache_rows, channel.journal().clone(), parts.metrics.channel_apply.clone());
         let group = open_group(parts, place.group, Box::new(machine)).await?;
         Ok((channel, group))
     }
@@ -224,6 +218,9 @@ impl Shards {
     }
 
     /// Channel group of a slot; it may be closed.
+    ///
+    /// # Panics
+    /// Never: a layout has a channel group for every shard.
     #[must_use]
     pub fn channel(&self, slot: Bucket) -> &Arc<ChannelGroup> {
         let shard = self.inner.layout.shard_of(slot.index());

@@ -108,7 +108,11 @@ async fn serve(dispatch: Arc<Dispatch>, mut requests: Streaming<pb::Request>, an
 impl Dispatch {
     /// Carries out one request, or begins to.
     fn request(self: &Arc<Self>, request: pb::Request, place: mpsc::OwnedPermit<StreamItem>) -> Option<Later> {
-        let answer = Answer::new(request.id, place, self.metrics.requests_open.clone());
+        let open = match &request.op {
+            Some(Op::Append(_) | Op::Propose(_)) => self.metrics.writes_open(),
+            _ => self.metrics.others_open(),
+        };
+        let answer = Answer::new(request.id, place, open.clone());
         let Some(op) = request.op else {
             answer.refuse(&Refusal::rejected("request is empty"));
             return None;

@@ -63,9 +63,7 @@ impl LockRow {
     /// # Errors
     /// [`StoreError::Shape`].
     pub fn decode(value: &[u8]) -> Result<Self, StoreError> {
-        decode(value, "lock row", |r| {
-            Ok(Self { owner: r.text("owner")?.into(), token: r.u64("token")?, expires_ms: r.i64("expires")? })
-        })
+        decode(value, "lock row", |r| Ok(Self { owner: r.text("owner")?.into(), token: r.u64("token")?, expires_ms: r.i64("expires")? }))
     }
 }
 
@@ -113,10 +111,7 @@ mod tests {
     fn golden_rows_v1() {
         let member = MemberRow { created_at_ms: 1, updated_at_ms: 2 };
         let lock = LockRow { owner: "api@0".into(), token: 7, expires_ms: 60_000 };
-        let list = pb::ListKey {
-            list: pb::List::Subscribers.into(),
-            channel: Some(pb::ChannelRef { id: "g1".into(), r#type: 2 }),
-        };
+        let list = pb::ListKey { list: pb::List::Subscribers.into(), channel: Some(pb::ChannelRef { id: "g1".into(), r#type: 2 }) };
         let place = keys::ListPlace::of(&list).expect("a list");
         let row = pb::RowKey { table: pb::Table::Device.into(), id: "u1".into(), sub: 1 };
         let rows = [

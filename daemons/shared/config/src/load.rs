@@ -16,20 +16,21 @@ use crate::{check, paths};
 
 /// Largest file that is read. Unit: bytes.
 const FILE_BYTES_MAX: usize = 1 << 20;
-/// Variables with the prefix of the keys that belong to the contract between processes.
-const CONTRACT_VARS: &[&str] = &[
+/// Beginnings of variables with the prefix of the keys that belong to the contract between processes, to logs, or to tools and tests.
+const OTHER_VARS: &[&str] = &[
     "WK_INSTANCE",
-    "WK_LISTEN_FDS",
-    "WK_LISTEN_FDNAMES",
+    "WK_LISTEN_",
     "WK_RUNTIME",
-    "WK_SLOTS",
     "WK_SLOT",
-    "WK_LOG_FORMAT",
     "WK_LOG",
     "WK_BIN_DIR",
-    "WK_FAULTS",
+    "WK_FAULT",
     "WK_CONFIG",
     "WK_NODE",
+    "WK_SDK_DIR",
+    "WK_STORM_",
+    "WK_KEEP",
+    "WK_CACHE",
 ];
 
 /// What a configuration is made of.
@@ -185,7 +186,7 @@ impl Loader {
         }
         let vars: Vec<String> = self.known.values().map(|k| env_name(k)).collect();
         for (name, _) in self.env.iter().filter(|(n, _)| n.starts_with("WK_")) {
-            if !CONTRACT_VARS.contains(&name) && !vars.iter().any(|v| v == name) {
+            if !vars.iter().any(|v| v == name) && !OTHER_VARS.iter().any(|v| name.starts_with(v)) {
                 self.warnings.push(format!("no effect: environment {name}"));
             }
         }

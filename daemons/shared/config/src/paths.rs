@@ -53,11 +53,11 @@ impl Config {
     pub fn log_filter(&self) -> &'static str {
         match (self.logger.level, self.mode) {
             (1, _) | (0, crate::Mode::Debug | crate::Mode::Test) => {
-                "debug,h2=info,hyper=info,hyper_util=info,tower=info,tonic=info,openraft=info"
+                "debug,h2=info,hyper=info,hyper_util=info,tower=info,tonic=info,openraft=error"
             }
             (3, _) => "warn",
             (4, _) => "error",
-            _ => "info,openraft=warn",
+            _ => "info,openraft=error",
         }
     }
 

@@ -342,3 +342,50 @@ impl Context {
         self.inner.admit.request(None).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(dir: &Path) -> Context {
+        let launch = Launch::in_dir("api@0".parse().unwrap(), Arc::new(Config::default()), dir).unwrap();
+        Context::new(launch, &["wk.api.http"], None)
+    }
+
+    #[tokio::test]
+    async fn readiness_is_said_once_and_taken_back_by_the_drain() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = context(dir.path());
+        assert_eq!(context.phase(), Phase::Starting);
+        context.set_degraded(false);
+        assert!(!context.inner.board.serves(READY), "degraded or not means nothing before ready");
+        context.ready();
+        assert!(context.inner.board.serves(READY));
+        context.set_degraded(true);
+        assert!(!context.inner.board.serves(READY) && context.phase() == Phase::Ready);
+        context.set_degraded(false);
+        assert!(context.drain_deadline().is_none());
+        context.begin_drain();
+        let deadline = context.drain_deadline();
+        context.begin_drain();
+        context.ready();
+        assert!(context.shutdown_token().is_cancelled() && !context.inner.board.serves(READY));
+        assert_eq!((context.phase(), context.drain_deadline()), (Phase::Draining, deadline));
+    }
+
+    #[tokio::test]
+    async fn descriptors_have_one_owner_and_in_flight_is_asked_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = context(dir.path());
+        assert!(context.link_listener().is_some() && context.link_listener().is_none());
+        assert!(context.listener("tcp").is_none());
+        assert_eq!(context.in_flight(), InFlight::default());
+        context.set_in_flight_source(|| InFlight { unsettled: 3, ..InFlight::default() });
+        assert_eq!(context.in_flight().unsettled, 3);
+        context.component("wk.api.http").serving();
+        assert_eq!(context.inner.board.components(), [("wk.api.http".to_owned(), true)]);
+        context.activate_and_admit().await;
+        context.activated().await;
+        context.admitted().await;
+    }
+}

@@ -46,6 +46,12 @@ impl Board {
         }
     }
 
+    /// State of a name; false for an unknown one.
+    #[cfg(test)]
+    pub(crate) fn serves(&self, name: &str) -> bool {
+        self.names.get(name).is_some_and(|s| *s.borrow())
+    }
+
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.names.contains_key(name)
     }

@@ -41,3 +41,15 @@ pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     GUARDED.set(before);
     result.map_err(|_| Panicked)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_ends_with_its_closure() {
+        assert_eq!(guarded(|| 7), Ok(7));
+        assert_eq!(guarded(|| guarded(|| std::panic::resume_unwind(Box::new("x")))), Ok(Err::<(), _>(Panicked)));
+        assert!(!GUARDED.get());
+    }
+}

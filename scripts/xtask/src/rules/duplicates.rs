@@ -30,6 +30,10 @@ pub(crate) fn check(metadata: &Metadata) -> anyhow::Result<()> {
     for package in metadata.packages.iter().filter(|p| linked.contains(p.id.as_str())) {
         versions.entry(&package.name).or_default().insert(&package.version);
     }
-    let new = versions.iter().filter(|(name, v)| v.len() > 1 && !KNOWN.iter().any(|(known, _)| known == *name));
-    verdict(new.map(|(name, v)| format!("{name}: {}", v.iter().copied().collect::<Vec<_>>().join(", "))).collect())
+    let known = |name: &str| KNOWN.iter().any(|(k, _)| *k == name);
+    let doubled = |name: &str| versions.get(name).is_some_and(|v| v.len() > 1);
+    let new = versions.iter().filter(|(name, v)| v.len() > 1 && !known(name));
+    let mut problems: Vec<String> = new.map(|(name, v)| format!("{name}: {}", v.iter().copied().collect::<Vec<_>>().join(", "))).collect();
+    problems.extend(KNOWN.iter().filter(|(k, _)| !doubled(k)).map(|(k, _)| format!("{k} is not doubled any more: take it off the list")));
+    verdict(problems)
 }

@@ -65,6 +65,14 @@ fn unknown_keys_by_kind() {
 }
 
 #[test]
+fn unknown_variables_are_named_once() {
+    let env = [("WK_INSTANCE", "x"), ("WK_LOG", "debug"), ("WK_GATEWY_SUBREACTORS", "2"), ("WK_LOGGER_LEVEL", "2")];
+    let loaded = with_env("tokenAuthOn: true", &env).unwrap();
+    assert_eq!(loaded.warnings, ["no effect: environment WK_GATEWY_SUBREACTORS"]);
+    assert_eq!(loaded.config.logger.level, 2);
+}
+
+#[test]
 fn two_spellings_are_an_error() {
     let err = yaml("httpAddr: 127.0.0.1:1\nhttpaddr: 127.0.0.1:2\n").unwrap_err();
     assert!(err.to_string().contains("stands in line 1"), "{err}");

@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::limits::{
-    BACKOFF_BASE, BACKOFF_CAP, BACKOFF_RESET, CRASH_LOOP_COUNT, CRASH_LOOP_WINDOW, RESTART_BUCKET, RESTART_WINDOW,
-};
+use crate::limits::{BACKOFF_BASE, BACKOFF_CAP, BACKOFF_RESET, CRASH_LOOP_COUNT, CRASH_LOOP_WINDOW, RESTART_BUCKET, RESTART_WINDOW};
 
 /// Time since the supervisor started, monotonic.
 pub type Time = Duration;

@@ -88,7 +88,18 @@ pub enum LoadError {
 
 /// Variables that every daemon inherits; all others are cleared.
 const INHERITED: [&str; 13] = [
-    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "RUST_BACKTRACE", "SSL_CERT_FILE", "SSL_CERT_DIR", "WK_LOG", "WK_LOG_FORMAT", "WK_FAULTS",
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "RUST_BACKTRACE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "WK_LOG",
+    "WK_LOG_FORMAT",
+    "WK_FAULTS",
     // Heard by workers in mode `test` only.
     "WK_FAULT_ABORT_PAYLOAD",
 ];

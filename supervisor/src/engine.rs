@@ -516,9 +516,9 @@ impl Engine {
     fn op_end(&mut self, op: u64, end: End) {
         self.quiesce.abort_all();
         self.counters.op(end.code);
-        let log_tail = end.failed.map_or_else(Vec::new, |name| {
-            logs::tail(&self.config.log_path(name), self.log_offsets.get(&name).copied().unwrap_or(0))
-        });
+        let log_tail = end
+            .failed
+            .map_or_else(Vec::new, |name| logs::tail(&self.config.log_path(name), self.log_offsets.get(&name).copied().unwrap_or(0)));
         let end = end_to_proto(end, log_tail);
         self.console.end(&end, &self.listeners.addresses());
         let code = end.code;

@@ -88,7 +88,8 @@ fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 
 /// Finds the process that listens on a port, from `/proc`. Needs the right to see its descriptors.
 fn holder(addr: SocketAddr) -> Option<String> {
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| listening_inode(&fs::read_to_string(table).ok()?, addr.port()))?;
+    let inode =
+        ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| listening_inode(&fs::read_to_string(table).ok()?, addr.port()))?;
     let wanted = format!("socket:[{inode}]");
     for process in fs::read_dir("/proc").ok()?.flatten() {
         let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };

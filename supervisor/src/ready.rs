@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;
-use tonic::transport::Channel;
 use tonic::Code;
+use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -63,11 +63,8 @@ async fn watch_once(
     let channel = dial_with(socket, DialOptions { keep_alive: Some(PING) }).await.map_err(|_| WatchEnd::Lost)?;
     let mut client = HealthClient::new(channel);
     let request = HealthCheckRequest { service: READY.into() };
-    let response = if *up {
-        timeout(HEALTH_GRACE, client.watch(request)).await.map_err(|_| WatchEnd::Lost)?
-    } else {
-        client.watch(request).await
-    };
+    let response =
+        if *up { timeout(HEALTH_GRACE, client.watch(request)).await.map_err(|_| WatchEnd::Lost)? } else { client.watch(request).await };
     // NOT_FOUND comes from a daemon that has not registered its names yet: it lives, it is not ready, it is asked again.
     let response = response.map_err(|_| WatchEnd::Lost)?;
     let answered = response.metadata().get(INSTANCE_HEADER).and_then(|v| v.to_str().ok()).unwrap_or("nobody");

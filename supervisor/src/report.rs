@@ -29,7 +29,7 @@ pub fn ms(us: u64) -> String {
     let whole = (tenths / 10).to_string();
     let mut text = String::new();
     for (index, digit) in whole.chars().enumerate() {
-        if index > 0 && (whole.len() - index) % 3 == 0 {
+        if index > 0 && (whole.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -90,7 +90,10 @@ pub fn stop_table(end: &pb::OpEnd) -> String {
 pub fn end_text(end: &pb::OpEnd) -> String {
     let mut parts = Vec::new();
     if !end.log_tail.is_empty() {
-        parts.push(format!("last log lines of the component:\n{}", end.log_tail.iter().map(|l| format!("  | {l}")).collect::<Vec<_>>().join("\n")));
+        parts.push(format!(
+            "last log lines of the component:\n{}",
+            end.log_tail.iter().map(|l| format!("  | {l}")).collect::<Vec<_>>().join("\n")
+        ));
     }
     if !end.stops.is_empty() {
         parts.push(stop_table(end));
@@ -112,8 +115,10 @@ mod tests {
 
     #[test]
     fn timing_table_has_totals_and_the_critical_mark() {
-        let row = |name: &str, own_us, critical| pb::TimingRow { name: name.into(), own_us, ready_at_us: own_us, critical, ..Default::default() };
-        let timing = pb::Timing { rows: vec![row("cluster@0", 300_000, true), row("api@0", 100_000, false)], total_us: 300_000, sum_us: 400_000 };
+        let row =
+            |name: &str, own_us, critical| pb::TimingRow { name: name.into(), own_us, ready_at_us: own_us, critical, ..Default::default() };
+        let timing =
+            pb::Timing { rows: vec![row("cluster@0", 300_000, true), row("api@0", 100_000, false)], total_us: 300_000, sum_us: 400_000 };
         let text = timing_table(&timing);
         assert!(text.contains("total ready 300.0 ms · sum of own times 400.0 ms · parallel gain 25.0%"), "{text}");
         let cluster = text.lines().find(|l| l.starts_with("cluster@0")).unwrap();

@@ -273,7 +273,8 @@ fn control_thread(
             wk_rpc::ServeOptions::default(),
             stopped(stop.clone()),
         );
-        let table = wk_rpc::serve(nodes, Routes::new(NodeTableServer::new(NodeService(shared))), wk_rpc::ServeOptions::default(), stopped(stop));
+        let table =
+            wk_rpc::serve(nodes, Routes::new(NodeTableServer::new(NodeService(shared))), wk_rpc::ServeOptions::default(), stopped(stop));
         let end = async move {
             if (&mut ended).await.is_err() {
                 stop_in.send_replace(true);

@@ -111,13 +111,15 @@ fn passing(step: &str, error: &io::Error) -> Cause {
 fn exec_error(exe: &Path, error: &io::Error) -> Cause {
     use rustix::io::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    let permanent = matches!(errno, Some(Errno::NOENT | Errno::ACCESS | Errno::NOEXEC | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::LIBBAD));
+    let permanent =
+        matches!(errno, Some(Errno::NOENT | Errno::ACCESS | Errno::NOEXEC | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::LIBBAD));
     Cause::Spawn { text: format!("cannot execute {}: {error}", exe.display()), permanent }
 }
 
 /// The lock follows the child's life: it is released when the last process that inherited it is gone.
 fn take_lock(path: &Path) -> Result<File, Cause> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(|e| passing(&path.display().to_string(), &e))?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(|e| passing(&path.display().to_string(), &e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::timeout;
-use wk_link::{Keep, Kind, LinkSet};
+use wk_link::{Keep, Kind, LinkSet, Outgoing};
 use wk_proto::cluster::v1 as cluster;
 use wk_proto::worker::v1 as worker;
 use wk_rpc::{CallError, ClusterData};
@@ -133,7 +133,7 @@ impl Backend for Node {
                     None => tokio::time::sleep(OWNER_PAUSE).await,
                 }
             };
-            self.links.push_wait(slot, bucket, Kind::ChannelSend, body, Keep::UntilSettled).await
+            self.links.push_wait(slot, Outgoing { bucket, kind: Kind::ChannelSend, body, keep: Keep::UntilSettled }).await
         };
         match timeout(SEND_DEADLINE, settled).await {
             Ok(Ok(())) => Ok(()),

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wk_lifecycle::{Context, Exit, Failure, InFlight, OrExit as _, Spec};
-use wk_link::{LinkSet, LinkSetConfig};
+use wk_link::{LinkHooks, LinkSet, LinkSetConfig};
 use wk_proto::cluster::v1 as pb;
 use wk_rpc::ClusterData;
 use wk_rpc::backoff::Backoff;
@@ -89,7 +89,13 @@ impl Parts {
         (links.ring_items, links.ring_bytes) = (LINK_RING_ITEMS, LINK_RING_BYTES);
         let poisoned =
             |p: wk_link::sender::Poisoned| tracing::error!(slot = p.slot, kind = ?p.kind, bytes = p.body.len(), "message was given up");
-        let links = LinkSet::start(links, table.clone(), None, Arc::new(|_| {}), Arc::new(poisoned), &tasks, edges.clone());
+        let links = LinkSet::start(
+            links,
+            table.clone(),
+            LinkHooks { preamble: None, on_done: Arc::new(|_| {}), on_poison: Arc::new(poisoned) },
+            &tasks,
+            edges.clone(),
+        );
         let (gate, bounds) = (Gate::default(), Bounds::default());
         context.set_in_flight_source({
             let (links, bounds, pending) = (links.clone(), bounds.clone(), metrics.webhook_pending.clone());

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, OrExit, Spec};
-use wk_link::{LinkServer, LinkSet, LinkSetConfig};
+use wk_link::{LinkHooks, LinkServer, LinkSet, LinkSetConfig};
 use wk_rpc::clock::{monotonic_ms, unix_ms};
 use wk_rpc::table::RowState;
 use wk_rpc::{ClusterData, Table, TableWatch};
@@ -179,7 +179,8 @@ impl Gateway {
             wake.notify_one();
         });
         let (tasks, stop) = (self.context.tasks(), self.stop_links.clone());
-        LinkSet::start(config, self.table.clone(), Some(Arc::new(snapshot)), on_done, on_poison, tasks, stop)
+        let hooks = LinkHooks { preamble: Some(Arc::new(snapshot)), on_done, on_poison };
+        LinkSet::start(config, self.table.clone(), hooks, tasks, stop)
     }
 
     fn fetcher(&self, cluster: ClusterData) -> Fetcher {

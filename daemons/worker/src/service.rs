@@ -11,7 +11,7 @@ use tonic::service::Routes;
 use wk_config::{Env, Mode};
 use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, Spec};
 use wk_link::sender::{OnDone, OnPoison};
-use wk_link::{LinkServer, LinkSet, LinkSetConfig};
+use wk_link::{LinkHooks, LinkServer, LinkSet, LinkSetConfig};
 use wk_proto::worker::v1::channel_admin_server::ChannelAdminServer;
 use wk_proto::worker::v1::user_admin_server::UserAdminServer;
 use wk_rpc::{ClusterData, ServeOptions, TableWatch};
@@ -144,7 +144,8 @@ impl Base {
         let (done, poisoned) = (Arc::clone(inbox), Arc::clone(inbox));
         let on_done: OnDone = Arc::new(move |tokens| done.done(tokens));
         let on_poison: OnPoison = Arc::new(move |item| poisoned.push(Event::Poisoned(item)));
-        LinkSet::start(config, self.table.clone(), None, on_done, on_poison, &self.tasks, self.stop_links.clone())
+        let hooks = LinkHooks { preamble: None, on_done, on_poison };
+        LinkSet::start(config, self.table.clone(), hooks, &self.tasks, self.stop_links.clone())
     }
 
     /// Starts the user pool.

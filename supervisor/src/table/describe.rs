@@ -233,10 +233,11 @@ impl Table {
         });
         let mut instances: Vec<node::Instance> = rows.collect();
         instances.sort_by(|a, b| a.name.cmp(&b.name));
-        let pools = self.spec.daemons.keys().map(|daemon| node::PoolSlots {
-            daemon: daemon.name().into(),
-            slots: (0..self.slots(*daemon)).map(u32::from).collect(),
-        });
+        let pools = self
+            .spec
+            .daemons
+            .keys()
+            .map(|daemon| node::PoolSlots { daemon: daemon.name().into(), slots: (0..self.slots(*daemon)).map(u32::from).collect() });
         node::Table {
             epoch: self.epoch,
             node_id,
@@ -247,4 +248,3 @@ impl Table {
         }
     }
 }
-

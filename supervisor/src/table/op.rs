@@ -336,10 +336,16 @@ impl Table {
         let instance = self.instances.get(&name)?;
         match &instance.rest {
             Rest::Failed(cause) => Some(cause.to_string()),
-            Rest::Backoff { cause, .. } if instance.start_crashes >= START_ATTEMPTS => {
-                Some(format!("{cause} ({START_ATTEMPTS} attempts)"))
-            }
-            _ => instance.run.as_ref()?.ending.as_ref()?.cause.as_ref().filter(|_| instance.run.as_ref().is_some_and(|r| r.times.ready.is_none())).map(ToString::to_string),
+            Rest::Backoff { cause, .. } if instance.start_crashes >= START_ATTEMPTS => Some(format!("{cause} ({START_ATTEMPTS} attempts)")),
+            _ => instance
+                .run
+                .as_ref()?
+                .ending
+                .as_ref()?
+                .cause
+                .as_ref()
+                .filter(|_| instance.run.as_ref().is_some_and(|r| r.times.ready.is_none()))
+                .map(ToString::to_string),
         }
     }
 

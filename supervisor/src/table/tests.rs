@@ -37,7 +37,18 @@ impl World {
         let table = Table::new(Spec::standard(Duration::from_secs(60)), BTreeMap::new(), 1, 7);
         let now = Duration::from_secs(1);
         let (ended, admitted, activated, stopped) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { table, now, live: BTreeMap::new(), ended, admitted, activated, stopped, missing: Vec::new(), deaf: Vec::new(), mute: Vec::new() }
+        Self {
+            table,
+            now,
+            live: BTreeMap::new(),
+            ended,
+            admitted,
+            activated,
+            stopped,
+            missing: Vec::new(),
+            deaf: Vec::new(),
+            mute: Vec::new(),
+        }
     }
 
     fn begin(&mut self, kind: Kind, names: &[&str], flags: Flags) -> Result<u64, Refusal> {

@@ -170,7 +170,10 @@ async fn the_api_sends_and_sees_who_is_online() -> anyhow::Result<()> {
     let (api, tcp) = (node.api().await?, node.tcp().await?);
     let mut ben = Client::connect(tcp, &Login::new("ben")).await?;
     let sent = api
-        .must("/message/send", &json!({"from_uid": "ann", "channel_id": "ben", "channel_type": 1, "payload": "aGVsbG8=", "header": {"red_dot": 1}}))
+        .must(
+            "/message/send",
+            &json!({"from_uid": "ann", "channel_id": "ben", "channel_type": 1, "payload": "aGVsbG8=", "header": {"red_dot": 1}}),
+        )
         .await?;
     let got = ben.message().await?;
     assert_eq!((got.payload.as_slice(), got.from_uid.as_str()), (b"hello".as_slice(), "ann"));

@@ -105,7 +105,8 @@ pub(crate) async fn check(api: &Api, pairs: usize, acked: &[Acked]) -> anyhow::R
         for (at, message) in history.iter().enumerate() {
             let seq = message["message_seq"].as_u64().unwrap_or(0);
             anyhow::ensure!(seq == at as u64 + 1, "{right}: sequence {seq} at place {at}");
-            let text = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(message["payload"].as_str().unwrap_or_default())?)?;
+            let text =
+                String::from_utf8(base64::engine::general_purpose::STANDARD.decode(message["payload"].as_str().unwrap_or_default())?)?;
             let number: u64 = text.rsplit('/').next().unwrap_or_default().parse()?;
             anyhow::ensure!(last.is_none_or(|l| l < number), "{right}: {number} after {last:?}");
             last = Some(number);

@@ -25,10 +25,7 @@ async fn every_stored_message_reaches_the_webhook() -> anyhow::Result<()> {
     }
     node.kill_and_wait("api@0").await?;
     sink.answer(200);
-    let got = sink
-        .wait(|m| (1..=4).all(|seq| m.iter().any(|x| x["message_seq"] == seq)))
-        .await
-        .map_err(|e| e.context(node.story()))?;
+    let got = sink.wait(|m| (1..=4).all(|seq| m.iter().any(|x| x["message_seq"] == seq))).await.map_err(|e| e.context(node.story()))?;
     let mut seqs: Vec<u64> = got.iter().filter_map(|m| m["message_seq"].as_u64()).collect();
     seqs.dedup();
     assert!(seqs.is_sorted(), "commit order: {seqs:?}");

@@ -176,7 +176,8 @@ fn main() -> anyhow::Result<()> {
         child.say(false).await;
         child.health.set_service_status("wk.live", ServingStatus::Serving).await;
         let identity = if child.has("wrong-nonce") { "somebody/1/else".to_owned() } else { identity };
-        let routes = Routes::new(health_service).add_service(LifecycleServer::new(child.clone())).add_service(AdminServer::new(child.clone()));
+        let routes =
+            Routes::new(health_service).add_service(LifecycleServer::new(child.clone())).add_service(AdminServer::new(child.clone()));
         let listener = fds.take("health").ok_or_else(|| anyhow::anyhow!("no health listener"))?;
         let options = wk_rpc::ServeOptions { identity: Some(identity) };
         let serve = wk_rpc::serve(listener.into(), routes, options, std::future::pending());

@@ -1,5 +1,7 @@
 //! One supervisor with fault children, in a folder of its own.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a failure here is a failure of the test")]
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -112,7 +114,10 @@ impl Node {
 
     /// Position of the first event.
     pub(crate) fn at(&self, instance: &str, what: &str) -> usize {
-        self.events().iter().position(|(i, _, w)| i == instance && w == what).unwrap_or_else(|| panic!("{instance} {what}: {:?}", self.events()))
+        self.events()
+            .iter()
+            .position(|(i, _, w)| i == instance && w == what)
+            .unwrap_or_else(|| panic!("{instance} {what}: {:?}", self.events()))
     }
 
     pub(crate) async fn status(&self) -> Snapshot {
@@ -195,7 +200,13 @@ impl Node {
     pub(crate) async fn must_wkctl(&self, args: &[&str]) -> String {
         let output = self.wkctl(args).await;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "wkctl {args:?}: {}\n{text}{}\n{}", output.status, String::from_utf8_lossy(&output.stderr), self.out());
+        assert!(
+            output.status.success(),
+            "wkctl {args:?}: {}\n{text}{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            self.out()
+        );
         text
     }
 

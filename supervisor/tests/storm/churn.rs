@@ -163,7 +163,8 @@ async fn presence(api: &Api, ended: &[Ended]) -> anyhow::Result<()> {
 /// A message to each user must reach each of its connections once.
 async fn deliveries(api: &Api, ended: Vec<Ended>) -> anyhow::Result<()> {
     for mut user in ended {
-        let body = json!({"from_uid": "backend", "channel_id": user.uid, "channel_type": 1, "payload": "aGVsbG8=", "header": {"red_dot": 1}});
+        let body =
+            json!({"from_uid": "backend", "channel_id": user.uid, "channel_type": 1, "payload": "aGVsbG8=", "header": {"red_dot": 1}});
         api.must("/message/send", &body).await?;
         for (device, client) in [("app", Some(&mut user.app)), ("web", user.web.as_mut())] {
             let Some(client) = client else { continue };

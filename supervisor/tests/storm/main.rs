@@ -18,6 +18,7 @@ mod source;
 mod storm;
 
 use tokio::sync::Mutex;
+use wk_config::Env;
 
 use crate::scenarios::Run;
 
@@ -26,15 +27,15 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// A number from the environment, or `default`.
 fn number(name: &str, default: u64) -> anyhow::Result<u64> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().map_err(|e| anyhow::anyhow!("{name} is {text}: {e}")),
-        Err(_) => Ok(default),
+    match Env::process().get(name) {
+        Some(text) => text.parse().map_err(|e| anyhow::anyhow!("{name} is {text}: {e}")),
+        None => Ok(default),
     }
 }
 
 /// The run of a scenario, or `None` when another was asked for.
 fn run(scenario: &'static str, rounds: usize) -> anyhow::Result<Option<Run>> {
-    if std::env::var("WK_STORM_SCENARIO").is_ok_and(|wanted| !wanted.is_empty() && wanted != scenario) {
+    if Env::process().get("WK_STORM_SCENARIO").is_some_and(|wanted| !wanted.is_empty() && wanted != scenario) {
         return Ok(None);
     }
     let rounds = usize::try_from(number("WK_STORM_ROUNDS", rounds as u64)?)?;

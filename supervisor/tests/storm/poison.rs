@@ -80,8 +80,10 @@ async fn quarantined(storm: &Storm) -> anyhow::Result<()> {
     loop {
         look.tick().await;
         let files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-        let lines: Vec<String> =
-            files.filter_map(|f| std::fs::read_to_string(f.path()).ok()).flat_map(|t| t.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+        let lines: Vec<String> = files
+            .filter_map(|f| std::fs::read_to_string(f.path()).ok())
+            .flat_map(|t| t.lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
         if lines.len() == 1 {
             return Ok(());
         }

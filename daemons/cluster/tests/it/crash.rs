@@ -109,6 +109,7 @@ async fn kill_nine_loses_nothing_acknowledged() {
     assert_eq!(daemon.stop(), 0, "a clean stop");
 }
 
+#[expect(clippy::unwrap_used, clippy::expect_used, reason = "helper of a test: a failure here is a failure of the test")]
 /// Every channel's (channel, sequence): dense, and everything acknowledged where it was said to be.
 async fn read_all(client: &mut Client, history: &History) -> HashSet<(String, u64)> {
     let mut log = HashSet::new();
@@ -135,6 +136,7 @@ async fn read_all(client: &mut Client, history: &History) -> HashSet<(String, u6
     log
 }
 
+#[expect(clippy::unwrap_used, reason = "helper of a test: a failure here is a failure of the test")]
 async fn journal_all(client: &mut Client) -> HashSet<(String, u64)> {
     let mut log = HashSet::new();
     for shard in 0..4 {

@@ -27,5 +27,5 @@ pub mod sender;
 pub use codec::DecodeError;
 pub use item::Kind;
 pub use receiver::{Delivery, Handler, LinkServer, Peer, PeerEvent};
-pub use ring::{Keep, Position};
-pub use sender::{LinkSet, LinkSetConfig, Preamble};
+pub use ring::{Keep, Outgoing, Position};
+pub use sender::{LinkHooks, LinkSet, LinkSetConfig, Preamble};

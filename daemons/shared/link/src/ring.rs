@@ -25,6 +25,19 @@ pub enum Keep {
     UntilSettled,
 }
 
+/// An item on its way out.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Bucket it belongs to.
+    pub bucket: Bucket,
+    /// What it is.
+    pub kind: Kind,
+    /// Its encoded body.
+    pub body: Bytes,
+    /// When it is done.
+    pub keep: Keep,
+}
+
 /// Receivers that may die while they hold an item before it is refused (architecture §4a).
 pub const DEATHS_MAX: u8 = 2;
 
@@ -143,7 +156,8 @@ impl Ring {
     }
 
     /// Appends an item and returns its position.
-    pub fn push(&mut self, kind: Kind, bucket: Bucket, body: Bytes, keep: Keep, then: Then) -> Position {
+    pub fn push(&mut self, item: Outgoing, then: Then) -> Position {
+        let Outgoing { bucket, kind, body, keep } = item;
         self.bytes += body.len();
         self.unsettled += u64::from(keep == Keep::UntilSettled);
         self.entries.push_back(Entry { kind, bucket, keep, deaths: 0, done: false, body, then });

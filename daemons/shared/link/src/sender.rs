@@ -18,7 +18,7 @@ use wk_types::limits::LINK_STALL;
 use wk_types::{BUCKETS, Bucket, Daemon, Incarnation, InstanceName};
 
 use crate::item::Kind;
-use crate::ring::{Batch, Keep, PoisonedItem, Position, Ring, Then, Window, put_item};
+use crate::ring::{Batch, Keep, Outgoing, PoisonedItem, Position, Ring, Then, Window, put_item};
 
 /// Messages that wait for HTTP/2; the ring's window bounds what is inside them.
 const STREAM_QUEUE: usize = 4;
@@ -41,6 +41,23 @@ pub trait Preamble: Send + Sync {
 pub type OnDone = Arc<dyn Fn(&[u64]) + Send + Sync>;
 /// Hears of items that two receivers died of.
 pub type OnPoison = Arc<dyn Fn(Poisoned) + Send + Sync>;
+
+/// What the owner of the links says to new receivers and hears of its items.
+#[derive(Clone)]
+pub struct LinkHooks {
+    /// Greeting of each new incarnation of a receiver.
+    pub preamble: Option<Arc<dyn Preamble>>,
+    /// Hears of items that are done.
+    pub on_done: OnDone,
+    /// Hears of items that two receivers died of.
+    pub on_poison: OnPoison,
+}
+
+impl std::fmt::Debug for LinkHooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinkHooks").field("preamble", &self.preamble.is_some()).finish_non_exhaustive()
+    }
+}
 
 /// An item that has been taken out of its ring because two receivers died holding it.
 #[derive(Debug)]
@@ -101,9 +118,7 @@ struct Shared {
     config: LinkSetConfig,
     routes: RwLock<Routes>,
     table: TableWatch,
-    preamble: Option<Arc<dyn Preamble>>,
-    on_done: OnDone,
-    on_poison: OnPoison,
+    hooks: LinkHooks,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -131,18 +146,10 @@ impl std::fmt::Debug for LinkSet {
 impl LinkSet {
     /// Starts to follow the table and to dial every slot of the target. Must be called inside a tokio runtime; the tasks end with `stop`.
     #[must_use]
-    pub fn start(
-        config: LinkSetConfig,
-        table: TableWatch,
-        preamble: Option<Arc<dyn Preamble>>,
-        on_done: OnDone,
-        on_poison: OnPoison,
-        tasks: &TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn start(config: LinkSetConfig, table: TableWatch, hooks: LinkHooks, tasks: &TaskTracker, stop: CancellationToken) -> Self {
         let owners = vec![0; usize::from(BUCKETS)].into_boxed_slice();
         let routes = RwLock::new(Routes { owners, known: false, slots: BTreeMap::new() });
-        let shared = Arc::new(Shared { config, routes, table, preamble, on_done, on_poison, tasks: tasks.clone(), stop });
+        let shared = Arc::new(Shared { config, routes, table, hooks, tasks: tasks.clone(), stop });
         shared.apply_table();
         tasks.spawn(follow_table(Arc::clone(&shared)));
         Self { shared }
@@ -151,25 +158,25 @@ impl LinkSet {
     /// Hands an item to the owner of `bucket`. `token`: comes back through the done callback, 0 for none.
     pub fn push(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) -> Ticket {
         let slot = self.owner(bucket).unwrap_or(0);
-        self.push_slot(slot, bucket, kind, body, keep, token)
+        self.push_slot(slot, Outgoing { bucket, kind, body, keep }, token)
     }
 
     /// Hands an item to a slot.
-    pub fn push_slot(&self, slot: u16, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) -> Ticket {
+    pub fn push_slot(&self, slot: u16, item: Outgoing, token: u64) -> Ticket {
         let then = if token == 0 { Then::Silence } else { Then::Token(token) };
-        self.push_then(slot, bucket, kind, body, keep, then)
+        self.push_then(slot, item, then)
     }
 
     /// Hands an item to a slot; the receiver resolves when it is done, and fails when it never will be.
-    pub fn push_wait(&self, slot: u16, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep) -> oneshot::Receiver<()> {
+    pub fn push_wait(&self, slot: u16, item: Outgoing) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        self.push_then(slot, bucket, kind, body, keep, Then::Waiter(sender));
+        self.push_then(slot, item, Then::Waiter(sender));
         receiver
     }
 
-    fn push_then(&self, slot: u16, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, then: Then) -> Ticket {
+    fn push_then(&self, slot: u16, item: Outgoing, then: Then) -> Ticket {
         let link = self.shared.slot(slot);
-        let position = link.ring.lock().push(kind, bucket, body, keep, then);
+        let position = link.ring.lock().push(item, then);
         link.wake.notify_one();
         Ticket { slot, position }
     }
@@ -272,7 +279,7 @@ impl Shared {
             }
         }
         if !tokens.is_empty() {
-            (self.on_done)(&tokens);
+            (self.hooks.on_done)(&tokens);
         }
     }
 }
@@ -400,12 +407,18 @@ fn on_report(shared: &Shared, link: &Slot, report: &pb::Report) {
 fn tell_poisoned(shared: &Shared, link: &Slot, poisoned: Vec<PoisonedItem>) {
     for item in poisoned {
         tracing::error!(receiver = %link.name, kind = ?item.kind, "two receivers died holding this item, it is refused");
-        (shared.on_poison)(Poisoned { slot: link.name.slot, kind: item.kind, bucket: item.bucket, body: item.body, token: item.token });
+        (shared.hooks.on_poison)(Poisoned {
+            slot: link.name.slot,
+            kind: item.kind,
+            bucket: item.bucket,
+            body: item.body,
+            token: item.token,
+        });
     }
 }
 
 async fn send_preamble(shared: &Shared, link: &Slot, up: &mpsc::Sender<pb::Up>) -> Result<(), StreamError> {
-    let Some(preamble) = &shared.preamble else { return Ok(()) };
+    let Some(preamble) = &shared.hooks.preamble else { return Ok(()) };
     for chunk in preamble.items(link.name.slot).chunks(PREAMBLE_ITEMS) {
         let mut items = bytes::BytesMut::new();
         for (kind, bucket, body) in chunk {

@@ -193,7 +193,7 @@ impl Client {
         payload: &[u8],
     ) -> anyhow::Result<u32> {
         self.client_seq += 1;
-        let frame = self.encode_send(flags, self.client_seq, channel_id, channel_type, client_msg_no, payload)?;
+        let frame = self.encode_send(flags, (channel_id, channel_type), client_msg_no, payload)?;
         self.stream.write_all(&frame).await?;
         Ok(self.client_seq)
     }
@@ -204,26 +204,18 @@ impl Client {
     /// A field is too long for its place.
     pub fn encode(&mut self, channel_id: &str, channel_type: u8, client_msg_no: &str, payload: &[u8]) -> anyhow::Result<Vec<u8>> {
         self.client_seq += 1;
-        self.encode_send(Flags::RED_DOT, self.client_seq, channel_id, channel_type, client_msg_no, payload)
+        self.encode_send(Flags::RED_DOT, (channel_id, channel_type), client_msg_no, payload)
     }
 
-    fn encode_send(
-        &self,
-        flags: Flags,
-        client_seq: u32,
-        channel_id: &str,
-        channel_type: u8,
-        no: &str,
-        payload: &[u8],
-    ) -> anyhow::Result<Vec<u8>> {
+    fn encode_send(&self, flags: Flags, channel: (&str, u8), no: &str, payload: &[u8]) -> anyhow::Result<Vec<u8>> {
         let send = SendRef {
             flags,
             setting: Setting::default(),
-            client_seq,
+            client_seq: self.client_seq,
             client_msg_no: no,
             stream_no: "",
-            channel_id,
-            channel_type: ChannelType(channel_type),
+            channel_id: channel.0,
+            channel_type: ChannelType(channel.1),
             expire: 0,
             msg_key: "",
             topic: "",

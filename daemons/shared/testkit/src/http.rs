@@ -10,6 +10,18 @@ pub struct Api {
     http: reqwest::Client,
 }
 
+/// Longest answer a test looks at. Unit: bytes.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+async fn text(mut answer: reqwest::Response) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        bytes.extend_from_slice(&chunk);
+        anyhow::ensure!(bytes.len() <= ANSWER_BYTES_MAX, "answer is over {ANSWER_BYTES_MAX} bytes");
+    }
+    Ok(String::from_utf8(bytes)?)
+}
+
 impl Api {
     /// A client for `http://host:port`.
     ///
@@ -28,8 +40,7 @@ impl Api {
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<(u16, Value)> {
         let answer = self.http.post(format!("{}{path}", self.base)).json(body).send().await.with_context(|| format!("POST {path}"))?;
         let status = answer.status().as_u16();
-        let text = answer.text().await?;
-        Ok((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
+        Ok((status, serde_json::from_str(&text(answer).await?).unwrap_or(Value::Null)))
     }
 
     /// GET: status and text.
@@ -39,7 +50,7 @@ impl Api {
     pub async fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
         let answer = self.http.get(format!("{}{path}", self.base)).send().await.with_context(|| format!("GET {path}"))?;
         let status = answer.status().as_u16();
-        Ok((status, answer.text().await?))
+        Ok((status, text(answer).await?))
     }
 
     /// POST that must answer 200.

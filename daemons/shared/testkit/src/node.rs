@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
+use wk_config::Env;
 use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 use wk_proto::supervisor::v1::{InstanceStatus, Snapshot, StatusRequest};
 
@@ -20,7 +21,7 @@ use crate::http::Api;
 /// # Errors
 /// The variable is not set.
 pub fn bin_dir() -> anyhow::Result<PathBuf> {
-    std::env::var_os("WK_BIN_DIR").map(PathBuf::from).context("WK_BIN_DIR is not set: run whole-system tests through `cargo xtask e2e`")
+    Env::process().get("WK_BIN_DIR").map(PathBuf::from).context("WK_BIN_DIR is not set: run whole-system tests through `cargo xtask e2e`")
 }
 
 /// What a test wants of its node.
@@ -326,7 +327,7 @@ impl Drop for Node {
                 kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
             }
         }
-        if std::env::var_os("WK_KEEP").is_some() {
+        if Env::process().get("WK_KEEP").is_some() {
             let kept = std::env::temp_dir().join(format!("wk-kept-{}", std::process::id()));
             drop(std::fs::rename(self.dir.path(), kept));
         }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use wk_config::Env;
 
 use crate::PATIENCE;
 
@@ -35,7 +36,7 @@ impl User {
     /// # Errors
     /// `WK_SDK_DIR` is not set (run `scripts/sdks`), or the driver does not come up.
     pub async fn start(sdk: Sdk, name: &str) -> anyhow::Result<Self> {
-        let dir = PathBuf::from(std::env::var_os("WK_SDK_DIR").context("WK_SDK_DIR is not set: eval \"$(scripts/sdks)\" first")?);
+        let dir = PathBuf::from(Env::process().get("WK_SDK_DIR").context("WK_SDK_DIR is not set: eval \"$(scripts/sdks)\" first")?);
         let mut command = match sdk {
             Sdk::Js => {
                 let mut command = Command::new(dir.join("node"));

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use wk_link::item::{self, Encoder};
-use wk_link::{Keep, Kind, LinkSet};
+use wk_link::{Keep, Kind, LinkSet, Outgoing};
 use wk_proto::cluster::v1 as pb;
 use wk_types::Bucket;
 
@@ -54,12 +54,13 @@ impl Out for Links {
 
     fn sendack(&mut self, x: &item::Sendack<'_>, done: Origin) {
         let body = self.encoder.encode(x);
-        self.gateways.push_slot(x.conn.gateway_slot(), Bucket::default(), Kind::Sendack, body, Keep::UntilReceived, done.token());
+        let item = Outgoing { bucket: Bucket::default(), kind: Kind::Sendack, body, keep: Keep::UntilReceived };
+        self.gateways.push_slot(x.conn.gateway_slot(), item, done.token());
     }
 
     fn deliver(&mut self, slot: u16, bucket: Bucket, x: &item::Deliver<'_>, keep: Keep, token: u64) {
         let body = self.encoder.encode(x);
-        self.pushes.push_slot(slot, bucket, Kind::Deliver, body, keep, token);
+        self.pushes.push_slot(slot, Outgoing { bucket, kind: Kind::Deliver, body, keep }, token);
     }
 
     fn lookup(&mut self, load: usize, queries: Vec<pb::Query>) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use wk_link::item::{Encoder, RecvOut};
-use wk_link::{Keep, Kind, LinkSet};
+use wk_link::{Keep, Kind, LinkSet, Outgoing};
 use wk_types::{Bucket, ConnId};
 
 use super::handle::Out;
@@ -34,15 +34,19 @@ impl Out for Links {
 
     fn recv(&mut self, conn: ConnId, frame: &[u8], token: u64) -> Bytes {
         let body = self.encoder.encode(&RecvOut { conn, frame });
-        self.gateways.push_slot(conn.gateway_slot(), Bucket::default(), Kind::RecvOut, body.clone(), Keep::UntilReceived, token);
+        self.gateways.push_slot(conn.gateway_slot(), recv_out(body.clone()), token);
         body
     }
 
     fn resend(&mut self, conn: ConnId, body: &Bytes) {
-        self.gateways.push_slot(conn.gateway_slot(), Bucket::default(), Kind::RecvOut, body.clone(), Keep::UntilReceived, 0);
+        self.gateways.push_slot(conn.gateway_slot(), recv_out(body.clone()), 0);
     }
 
     fn congested(&self) -> bool {
         self.gateways.congested()
     }
+}
+
+fn recv_out(body: Bytes) -> Outgoing {
+    Outgoing { bucket: Bucket::default(), kind: Kind::RecvOut, body, keep: Keep::UntilReceived }
 }

@@ -6,7 +6,7 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 use wk_link::item::{Encoder, PersonRulesChanged};
-use wk_link::{Keep, Kind, LinkSet};
+use wk_link::{Keep, Kind, LinkSet, Outgoing};
 use wk_proto::cluster::v1 as pb;
 use wk_proto::cluster::v1::Code;
 use wk_proto::worker::v1::user_admin_server::UserAdmin;
@@ -75,7 +75,8 @@ impl UserAdminService {
     async fn tell_channels(&self, uid: &str) {
         let body = Encoder::default().encode(&PersonRulesChanged { uid });
         let bucket = Bucket::of(uid);
-        let push = |slot| self.channels.push_wait(slot, bucket, Kind::PersonRulesChanged, body.clone(), Keep::UntilSettled);
+        let item = || Outgoing { bucket, kind: Kind::PersonRulesChanged, body: body.clone(), keep: Keep::UntilSettled };
+        let push = |slot| self.channels.push_wait(slot, item());
         let waits: Vec<_> = self.channels.slots().into_iter().map(push).collect();
         let all = futures_util::future::join_all(waits);
         if tokio::time::timeout(RULES_WAIT, all).await.is_err() {

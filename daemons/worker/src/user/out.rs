@@ -1,7 +1,7 @@
 //! Carries the user pool's decisions out: links to gateways and channel workers, settlements, lookups.
 
 use wk_link::item::{self, Body, Encoder};
-use wk_link::{Keep, Kind, LinkSet};
+use wk_link::{Keep, Kind, LinkSet, Outgoing};
 use wk_proto::cluster::v1 as pb;
 use wk_types::{Bucket, ConnId};
 
@@ -34,7 +34,8 @@ impl Links {
 
     fn answer<'a>(&mut self, conn: ConnId, kind: Kind, body: &impl Body<'a>, token: u64) {
         let body = self.encoder.encode(body);
-        self.gateways.push_slot(conn.gateway_slot(), Bucket::default(), kind, body, Keep::UntilReceived, token);
+        let item = Outgoing { bucket: Bucket::default(), kind, body, keep: Keep::UntilReceived };
+        self.gateways.push_slot(conn.gateway_slot(), item, token);
     }
 }
 

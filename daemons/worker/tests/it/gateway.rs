@@ -12,7 +12,7 @@ use tonic::service::Routes;
 use wk_link::item::{Body as _, Connack, Connect, Encoder, Kick, RecvOut, Recvack, Send, Sendack, Session};
 use wk_link::ring::Window;
 use wk_link::sender::Ticket;
-use wk_link::{Delivery, Handler, Keep, Kind, LinkServer, LinkSet, LinkSetConfig, Peer, PeerEvent, Preamble};
+use wk_link::{Delivery, Handler, Keep, Kind, LinkHooks, LinkServer, LinkSet, LinkSetConfig, Outgoing, Peer, PeerEvent, Preamble};
 use wk_rpc::TableWatch;
 use wk_rpc::clock::monotonic_ms;
 use wk_types::{Bucket, ChannelType, ConnId, Daemon, DeviceFlag, DeviceLevel, NodeId, Pool, Reason};
@@ -115,7 +115,8 @@ impl Gateway {
         let link = |target| {
             let config = LinkSetConfig { window, ..LinkSetConfig::new(target, me, incarnation) };
             let preamble: Option<Arc<dyn Preamble>> = Some(Arc::new(Snapshot(Arc::clone(&state))));
-            LinkSet::start(config, table.clone(), preamble, Arc::new(|_| {}), Arc::new(|p| unreachable!("{p:?}")), &tasks, stop.clone())
+            let hooks = LinkHooks { preamble, on_done: Arc::new(|_| {}), on_poison: Arc::new(|p| unreachable!("{p:?}")) };
+            LinkSet::start(config, table.clone(), hooks, &tasks, stop.clone())
         };
         let (users, pushes) = (link(Daemon::Worker(Pool::User)), link(Daemon::Worker(Pool::Push)));
         Self { state, users, pushes }
@@ -160,7 +161,8 @@ impl Gateway {
         };
         let session = Encoder::default().encode(&session);
         self.state.lock().sessions.insert(conn, (uid.to_owned(), session.clone()));
-        let known = self.pushes.push_wait(0, Bucket::of(uid), Kind::SessionUp, session, Keep::UntilReceived);
+        let known =
+            self.pushes.push_wait(0, Outgoing { bucket: Bucket::of(uid), kind: Kind::SessionUp, body: session, keep: Keep::UntilReceived });
         known.await.unwrap();
         assert!(x.device_level == DeviceLevel::SLAVE || !token.is_empty());
         let keys = crypto::agree(&pair, &server_key, Salt::parse(&salt).unwrap()).unwrap();

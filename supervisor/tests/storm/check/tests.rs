@@ -33,7 +33,7 @@ impl Run {
     /// Sends, stores, acknowledges and delivers the next message of a source.
     fn store(&mut self, source: usize, channel: usize, from: &str) -> Key {
         let key = Key { source: u16::try_from(source).unwrap(), number: u32::try_from(self.sources[source].sent.len()).unwrap() };
-        let (seq, id) = (self.logs[channel].len() as u64 + 1, 1000 + self.sink.len() as i64);
+        let (seq, id) = (self.logs[channel].len() as u64 + 1, 1000 + i64::try_from(self.sink.len()).unwrap());
         let seq_told = if source < self.plan.conns.len() { seq } else { 0 };
         self.sources[source].sent.push(Sent { channel, at_us: 0, answers: vec![Answer { reason: 1, id, seq: seq_told, at_us: 1 }] });
         self.logs[channel].push(Entry { seq, id, key: Some(key), from: from.into() });
@@ -169,7 +169,7 @@ fn sees_a_missing_delivery_and_a_wrong_one() {
     let mut run = Run::clean();
     let lost = run.sources[1].got.remove(0);
     let expected = Violation::NotDelivered { key: lost.key.unwrap(), channel: 0, seq: 1, conn: 1, acked: true };
-    assert_eq!(run.findings().violations, [expected.clone()]);
+    assert_eq!(run.findings().violations, std::slice::from_ref(&expected));
     assert!(expected.pending());
     let mut run = Run::clean();
     run.sources[3].got.push(Got { key: None, channel: None, id: 77, seq: 1 });

@@ -10,7 +10,8 @@ fn bucket() -> Bucket {
 }
 
 fn push(ring: &mut Ring, n: u8, keep: Keep) -> Position {
-    ring.push(Kind::Send, bucket(), Bytes::copy_from_slice(&[n]), keep, Then::Token(u64::from(n) + 1))
+    let item = Outgoing { bucket: bucket(), kind: Kind::Send, body: Bytes::copy_from_slice(&[n]), keep };
+    ring.push(item, Then::Token(u64::from(n) + 1))
 }
 
 fn pump(ring: &mut Ring, inbox: &mut Inbox) -> Vec<u8> {

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wk_link::ring::Window;
-use wk_link::{Delivery, Handler, Keep, Kind, LinkServer, LinkSet, LinkSetConfig, Peer, PeerEvent, Preamble};
+use wk_link::{Delivery, Handler, Keep, Kind, LinkHooks, LinkServer, LinkSet, LinkSetConfig, Peer, PeerEvent, Preamble};
 use wk_proto::node::v1 as pb;
 use wk_rpc::{Table, TableWatch};
 use wk_types::{Bucket, Daemon, InstanceName, Pool};
@@ -137,15 +137,17 @@ impl Sender {
         let links = LinkSet::start(
             config,
             TableWatch::from_channel(rx),
-            Some(Arc::new(Greeting)),
-            Arc::new(move |tokens: &[u64]| {
-                d.lock().extend(tokens);
-                t.notify_one();
-            }),
-            Arc::new(move |item: wk_link::sender::Poisoned| {
-                p.lock().push(item.token);
-                t2.notify_one();
-            }),
+            LinkHooks {
+                preamble: Some(Arc::new(Greeting)),
+                on_done: Arc::new(move |tokens| {
+                    d.lock().extend(tokens);
+                    t.notify_one();
+                }),
+                on_poison: Arc::new(move |item| {
+                    p.lock().push(item.token);
+                    t2.notify_one();
+                }),
+            },
             &TaskTracker::new(),
             stop.clone(),
         );

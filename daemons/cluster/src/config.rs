@@ -35,6 +35,8 @@ pub struct Config {
     pub channel_rows: usize,
     /// Timers of consensus.
     pub raft: RaftOptions,
+    /// Test switch: each synced write of the log takes this much longer.
+    pub write_delay: Duration,
 }
 
 /// A key whose value cannot work.
@@ -68,6 +70,7 @@ impl Config {
             cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX),
             channel_rows: usize::try_from(file.channel_runtime.cache).unwrap_or(usize::MAX),
             raft,
+            write_delay: Duration::ZERO,
         }
     }
 

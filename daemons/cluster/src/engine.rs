@@ -259,7 +259,7 @@ fn open_databases(config: &Config) -> Result<Opened, OpenError> {
     let data_folder = config.folder.join("data");
     let has_data = [&data_folder, &config.raft_folder].into_iter().any(|folder| folder.join("CURRENT").exists());
     let identity = Identity::load_or_create(&config.folder, config.node, has_data)?;
-    let options = Options::new(config.cache_bytes);
+    let options = Options::new(config.cache_bytes).with_faults(crate::fault::faults(config.write_delay));
     let (log, db) = std::thread::scope(|scope| {
         let log = scope.spawn(|| RaftDb::open(&config.raft_folder, &options));
         (log.join(), DataDb::open(&data_folder, &options))

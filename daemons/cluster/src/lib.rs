@@ -21,6 +21,7 @@ pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod fault;
 pub mod ids;
 pub mod limits;
 pub mod metrics;

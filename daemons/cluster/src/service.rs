@@ -22,7 +22,8 @@ pub const SPEC: Spec = Spec { daemon: Daemon::Cluster, components: &COMPONENTS }
 /// # Errors
 /// [`Failure`] with the exit code: 75 when the data folder is in use, 78 when configuration and data do not fit, else 1.
 pub async fn run(context: Context) -> Result<(), Failure> {
-    let config = Config::from_file(context.config());
+    let write_delay = crate::fault::write_delay(context.config().mode, &wk_config::Env::process());
+    let config = Config { write_delay, ..Config::from_file(context.config()) };
     if let Err(problems) = config.validate(context.config()) {
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
         return Err(Failure::new(Exit::BadConfig, text.join("; ")));

@@ -42,6 +42,8 @@ pub const SCAN_MEMBERS: u32 = 10_000;
 pub const UNDISTRIBUTED_BYTES_MAX: usize = 64 << 20;
 /// Journal entries read with one request while a bucket is opened.
 pub const JOURNAL_ENTRIES: u32 = 256;
+/// Journals read at the same time while buckets are opened.
+pub const JOURNALS_AT_ONCE: usize = 16;
 /// Period of the cursor save.
 pub const CURSOR_SAVE: Duration = Duration::from_secs(1);
 /// An idle bucket's cursor is moved up when it lies this many entries behind its group, so that it does not hold the journal.

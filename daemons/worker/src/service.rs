@@ -182,6 +182,7 @@ impl Base {
         let pool = ChannelPool {
             me,
             generation: self.generation,
+            incarnation: self.incarnation,
             inbox: Arc::clone(&inbox),
             channels: Channels::new(config::channel(&self.config)),
             links: channel::out::Links::new(gateways, pushes),

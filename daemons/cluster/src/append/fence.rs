@@ -1,7 +1,10 @@
 //! Who may append: the newest owner seen of each bucket (architecture §7a).
 //!
-//! Kept in memory only: a restarted cluster daemon learns owners anew, and an old owner cannot outlive it unseen, because the supervisor has
-//! seen its exit before the new one starts.
+//! A channel worker takes its buckets over before it reads their journal. From then on appends of older owners are refused here; what was
+//! taken of them before stands in the queues ahead of the takeover's own entry, so the log holds it below that.
+//!
+//! Kept in memory only. What a dead owner sent lies in sockets and queues of the cluster process of that time and dies with it; a new one can
+//! only hear of owners that live, and the next life of a slot takes over anew before it reads.
 
 use parking_lot::Mutex;
 use wk_proto::cluster::v1::Owner;
@@ -20,16 +23,11 @@ impl Default for Fences {
 }
 
 impl Fences {
-    /// True when `owner` is at least as new as the newest seen of the bucket; it becomes the newest. A larger table epoch wins; at equal epochs
-    /// a bucket has one slot, and of that slot the larger generation wins.
+    /// True when `owner` is at least as new as the newest seen of the bucket; it becomes the newest.
     pub fn admit(&self, bucket: Bucket, owner: &Owner) -> bool {
         let mut owners = self.owners.lock();
         let Some(newest) = owners.get_mut(usize::from(bucket.index())) else { return false };
-        let admitted = match newest {
-            None => true,
-            Some(seen) if owner.epoch != seen.epoch => owner.epoch > seen.epoch && !older_life(owner, seen),
-            Some(seen) => owner.slot == seen.slot && owner.generation >= seen.generation,
-        };
+        let admitted = newest.as_ref().is_none_or(|seen| same_life(owner, seen) || is_newer(owner, seen));
         if admitted && *newest != Some(*owner) {
             *newest = Some(*owner);
         }
@@ -37,20 +35,28 @@ impl Fences {
     }
 }
 
-/// Same slot, but an earlier process: it is dead or about to die, whatever epoch it has heard of.
-fn older_life(owner: &Owner, seen: &Owner) -> bool {
-    owner.slot == seen.slot && owner.generation < seen.generation
+fn same_life(owner: &Owner, seen: &Owner) -> bool {
+    (owner.slot, owner.born, owner.generation, owner.incarnation) == (seen.slot, seen.born, seen.generation, seen.incarnation)
+}
+
+/// Of one slot the later life, whatever epoch the earlier one has heard of meanwhile. Of two slots the one that got the bucket later: at one
+/// epoch a bucket has one slot.
+fn is_newer(owner: &Owner, seen: &Owner) -> bool {
+    if owner.slot == seen.slot { (owner.born, owner.generation) > (seen.born, seen.generation) } else { owner.epoch > seen.epoch }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn owner(slot: u32, generation: u64, epoch: u64) -> Owner {
+        Owner { slot, generation, epoch, born: 5, incarnation: u64::from(slot) << 32 | generation }
+    }
+
     #[test]
     fn older_owners_are_refused() {
         let fences = Fences::default();
         let bucket = Bucket::of("g");
-        let owner = |slot, generation, epoch| Owner { slot, generation, epoch };
         assert!(fences.admit(bucket, &owner(0, 3, 5)));
         assert!(fences.admit(bucket, &owner(0, 3, 5)), "the same owner again");
         assert!(!fences.admit(bucket, &owner(0, 2, 5)), "an earlier life");
@@ -61,5 +67,17 @@ mod tests {
         assert!(!fences.admit(bucket, &owner(0, 3, 5)), "and its old owner is out");
         assert!(fences.admit(bucket, &owner(1, 2, 6)), "the next life of the slot");
         assert!(fences.admit(Bucket::of("other"), &owner(0, 1, 1)), "buckets are independent");
+    }
+
+    #[test]
+    fn a_restarted_supervisor_counts_from_one_and_its_lives_are_newer() {
+        let fences = Fences::default();
+        let bucket = Bucket::of("g");
+        assert!(fences.admit(bucket, &owner(0, 7, 5)));
+        let next = Owner { born: 6, ..owner(0, 1, 6) };
+        assert!(fences.admit(bucket, &next), "first life under the new supervisor");
+        assert!(!fences.admit(bucket, &owner(0, 7, 6)), "the old life, which has heard of the new epoch");
+        let impostor = Owner { incarnation: 99, ..next };
+        assert!(!fences.admit(bucket, &impostor), "two lives cannot be born together");
     }
 }

@@ -11,7 +11,7 @@ use wk_types::Bucket;
 
 use super::fence::Fences;
 use super::pending::PendingAppend;
-use super::queue::Item;
+use super::queue::{Item, Owner};
 use crate::answer::Answer;
 use crate::channel::command::HEAD_BYTES;
 use crate::channel::machine::{check_channel, check_messages};
@@ -66,7 +66,7 @@ impl Front {
         for (at, checked) in frames.into_iter().enumerate() {
             match self.admit(checked.verdict, request.owner.as_ref()) {
                 Ok((bucket, messages)) => {
-                    let owner = (Arc::clone(&pending), at);
+                    let owner = Owner::Append(Arc::clone(&pending), at);
                     self.shards.channel_started(bucket).push(Item { frame: checked.frame, messages, owner });
                 }
                 Err(refusal) => pending.refuse(at, &refusal),
@@ -74,12 +74,21 @@ impl Front {
         }
     }
 
+    /// `owner` takes a bucket over: appends of older owners are refused from now on.
+    ///
+    /// # Errors
+    /// It is itself an older one.
+    pub fn take_over(&self, bucket: Bucket, owner: &pb::Owner) -> Result<(), Refusal> {
+        if self.fences.admit(bucket, owner) {
+            return Ok(());
+        }
+        self.metrics.refuse(Refused::Fenced);
+        Err(Refusal::fenced("a newer owner of the bucket was seen"))
+    }
+
     fn admit(&self, verdict: Result<(Bucket, usize), Refusal>, owner: Option<&pb::Owner>) -> Result<(Bucket, usize), Refusal> {
         let (bucket, messages) = verdict.inspect_err(|_| self.metrics.refuse(Refused::Invalid))?;
-        if owner.is_some_and(|owner| !self.fences.admit(bucket, owner)) {
-            self.metrics.refuse(Refused::Fenced);
-            return Err(Refusal::fenced("a newer owner of the bucket was seen"));
-        }
+        owner.map_or(Ok(()), |owner| self.take_over(bucket, owner))?;
         Ok((bucket, messages))
     }
 }

@@ -4,15 +4,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use wk_link::codec::Reader;
 use wk_proto::cluster::v1 as pb;
 use wk_raft::{Group, ProposeError, Proposed};
 
 use super::pending::PendingAppend;
-use super::queue::{Entry, Item, Queue};
+use super::queue::{Entry, Item, Owner, Queue};
 use crate::channel::command::ChannelResult;
 use crate::channel::machine::GroupPlace;
 use crate::clock::Clock;
@@ -108,7 +109,20 @@ impl ChannelGroup {
         !std::mem::replace(&mut self.state.lock().started, true)
     }
 
-    /// Queues one channel's frame, or answers it with a refusal.
+    /// Proposes a command behind everything that was queued before, and waits for its answer.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    ///
+    /// # Cancel safety
+    /// Dropped early, the command may still be applied.
+    pub async fn in_order(&self, command: Bytes) -> Result<Bytes, Refusal> {
+        let (done, wait) = oneshot::channel();
+        self.push(Item { frame: command, messages: 0, owner: Owner::Command(done) });
+        wait.await.unwrap_or_else(|_| Err(Refusal::unknown("the group ended before the command")))
+    }
+
+    /// Queues one item, or answers it with a refusal.
     pub(super) fn push(&self, item: Item) {
         let messages = item.messages;
         let mut state = self.state.lock();
@@ -208,9 +222,16 @@ impl ChannelGroup {
         };
         let mut r = Reader::new(&proposed.response);
         for item in items {
+            let (pending, at) = match item.owner {
+                Owner::Append(pending, at) => (pending, at),
+                Owner::Command(done) => {
+                    // Who has given up does not hear it.
+                    drop(done.send(Ok(proposed.response)));
+                    return;
+                }
+            };
             // A missing result means that the machine did not understand the entry: the rest of it was not stored.
             let result = ChannelResult::read(&mut r).unwrap_or_else(|_| ChannelResult::Refused(Refusal::rejected("frame has no result")));
-            let (pending, at) = item.owner;
             self.complete(&pending, at, result, proposed.index);
         }
     }
@@ -238,6 +259,9 @@ impl ChannelGroup {
 }
 
 fn refuse(item: Item, refusal: &Refusal) {
-    let (pending, at) = item.owner;
-    pending.refuse(at, refusal);
+    match item.owner {
+        Owner::Append(pending, at) => pending.refuse(at, refusal),
+        // Who has given up does not hear it.
+        Owner::Command(done) => drop(done.send(Err(refusal.clone()))),
+    }
 }

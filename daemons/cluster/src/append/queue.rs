@@ -4,18 +4,34 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
 
 use super::pending::PendingAppend;
 use crate::channel::command::{HEAD_BYTES, begin_append};
+use crate::error::Refusal;
 use crate::limits::{ENTRY_BYTES_CLOSE, ENTRY_BYTES_MAX, ENTRY_MESSAGES_CLOSE, QUEUE_BYTES_MAX, QUEUE_MESSAGES_MAX};
 
-/// One channel's frame and whom its result belongs to.
+/// One channel's frame, or a command of its own, and whom its result belongs to.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) frame: Bytes,
     pub(super) messages: usize,
+    pub(super) owner: Owner,
+}
+
+/// Who hears the result of an item.
+#[derive(Debug)]
+pub(super) enum Owner {
     /// The request and the channel's place in it.
-    pub(super) owner: (Arc<PendingAppend>, usize),
+    Append(Arc<PendingAppend>, usize),
+    /// Who waits for a command: its frame is the whole entry.
+    Command(oneshot::Sender<Result<Bytes, Refusal>>),
+}
+
+impl Item {
+    fn is_command(&self) -> bool {
+        matches!(self.owner, Owner::Command(_))
+    }
 }
 
 /// Frames that wait, oldest first.
@@ -27,10 +43,10 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Takes the item, or gives it back when the queue is full. An empty queue takes anything.
+    /// Takes the item, or gives it back when the queue is full. An empty queue takes anything; a command, of which there are few, always fits.
     pub(super) fn push(&mut self, item: Item) -> Result<(), Item> {
         let full = self.messages + item.messages > QUEUE_MESSAGES_MAX || self.bytes + item.frame.len() > QUEUE_BYTES_MAX;
-        if full && !self.items.is_empty() {
+        if full && !self.items.is_empty() && !item.is_command() {
             return Err(item);
         }
         self.bytes += item.frame.len();
@@ -55,24 +71,29 @@ impl Queue {
         for item in &self.items {
             let fits = HEAD_BYTES + bytes + item.frame.len() <= ENTRY_BYTES_MAX;
             let open = bytes < ENTRY_BYTES_CLOSE && messages < ENTRY_MESSAGES_CLOSE;
-            if count > 0 && !(fits && open) {
+            if count > 0 && (!(fits && open) || item.is_command()) {
                 break;
             }
             count += 1;
             bytes += item.frame.len();
             messages += item.messages;
+            if item.is_command() {
+                break;
+            }
         }
-        if count == 0 {
-            return None;
-        }
-        let mut command: BytesMut = begin_append(now_ms, bytes);
         let items: Vec<Item> = self.items.drain(..count).collect();
-        for item in &items {
-            command.extend_from_slice(&item.frame);
-        }
         self.bytes -= bytes;
         self.messages -= messages;
-        Some(Entry { command: command.freeze(), items, messages })
+        let command = match items.as_slice() {
+            [] => return None,
+            [only] if only.is_command() => only.frame.clone(),
+            frames => {
+                let mut command: BytesMut = begin_append(now_ms, bytes);
+                frames.iter().for_each(|item| command.extend_from_slice(&item.frame));
+                command.freeze()
+            }
+        };
+        Some(Entry { command, items, messages })
     }
 }
 
@@ -95,7 +116,22 @@ mod tests {
         let (sender, _receiver) = mpsc::channel(1);
         let gauge = wk_telemetry::Metrics::new().gauge("wk_test_open", "Test.");
         let answer = Answer::new(1, sender.try_reserve_owned().expect("room"), gauge);
-        Item { frame: vec![7; bytes].into(), messages, owner: (Arc::new(PendingAppend::new(1, answer)), 0) }
+        Item { frame: vec![7; bytes].into(), messages, owner: Owner::Append(Arc::new(PendingAppend::new(1, answer)), 0) }
+    }
+
+    #[test]
+    fn a_command_is_an_entry_of_its_own_behind_what_came_before() {
+        let mut queue = Queue::default();
+        queue.push(item(10, QUEUE_MESSAGES_MAX)).expect("room");
+        let (done, _wait) = oneshot::channel();
+        let command = Item { frame: Bytes::from_static(b"fence"), messages: 0, owner: Owner::Command(done) };
+        queue.push(command).expect("a command always fits");
+        assert_eq!(queue.next_entry(1).map(|entry| entry.messages), Some(QUEUE_MESSAGES_MAX));
+        queue.push(item(10, 1)).expect("room");
+        let entry = queue.next_entry(1).expect("the command");
+        assert_eq!((&entry.command[..], entry.items.len()), (&b"fence"[..], 1));
+        assert_eq!(queue.next_entry(1).map(|entry| entry.messages), Some(1));
+        assert!(queue.next_entry(1).is_none());
     }
 
     #[test]

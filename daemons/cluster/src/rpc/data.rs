@@ -19,6 +19,7 @@ use wk_proto::cluster::v1::data_server::Data;
 use wk_proto::cluster::v1::reply::Result as ReplyResult;
 use wk_proto::cluster::v1::request::Op;
 use wk_raft::{ProposeError, Proposed};
+use wk_types::Bucket;
 
 use super::reads;
 use crate::answer::{Answer, StreamItem};
@@ -210,12 +211,13 @@ impl Dispatch {
     }
 
     async fn save_cursors(self: Arc<Self>, answer: Answer, request: pb::SaveCursorsRequest) {
-        let outcome = self.save_all(&request.cursors).await;
+        let outcome = self.save_all(&request.cursors, request.owner.as_ref()).await;
         answer.finish(outcome.map(|()| ReplyResult::SaveCursors(pb::SaveCursorsReply {})));
     }
 
-    /// Saves group by group; all of them are under way together.
-    async fn save_all(&self, cursors: &[pb::Cursor]) -> Result<(), Refusal> {
+    /// Saves group by group; all of them are under way together. With an owner the saves go through the queues of the groups, behind every
+    /// append that was taken before: when they are applied, so is what older owners have left.
+    async fn save_all(&self, cursors: &[pb::Cursor], owner: Option<&pb::Owner>) -> Result<(), Refusal> {
         if cursors.len() > CURSORS_MAX {
             return Err(Refusal::too_large("too many cursors"));
         }
@@ -225,6 +227,10 @@ impl Dispatch {
                 return Err(Refusal::rejected("consumer has no name or a long one"));
             }
             let bucket = u16::try_from(cursor.bucket).map_err(|_| Refusal::rejected("bucket is out of range"))?;
+            if let Some(owner) = owner {
+                let bucket = Bucket::from_index(bucket).ok_or_else(|| Refusal::rejected("bucket is out of range"))?;
+                self.front.take_over(bucket, owner)?;
+            }
             let change = CursorChange { consumer: &cursor.consumer, bucket, index: cursor.index, remove: cursor.remove };
             by_group.entry(cursor.group).or_default().push(change);
         }
@@ -237,11 +243,11 @@ impl Dispatch {
             let command = encode_cursors(changes.into_iter());
             saving.push(async move {
                 let group = self.shards.opened(channel).await?;
-                let proposed = group.propose(command).await?;
-                if proposed.response.is_empty() {
+                let response = if owner.is_some() { channel.in_order(command).await? } else { group.propose(command).await?.response };
+                if response.is_empty() {
                     return Ok(());
                 }
-                match channel_command::ChannelResult::read(&mut wk_link::codec::Reader::new(&proposed.response)) {
+                match channel_command::ChannelResult::read(&mut wk_link::codec::Reader::new(&response)) {
                     Ok(channel_command::ChannelResult::Refused(refusal)) => Err(refusal),
                     _ => Err(Refusal::unknown("answer of the state machine is broken")),
                 }

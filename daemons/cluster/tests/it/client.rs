@@ -96,6 +96,18 @@ impl Client {
         }
     }
 
+    pub(crate) async fn cursors(&mut self) -> pb::LoadCursorsReply {
+        match self.call(Op::LoadCursors(pb::LoadCursorsRequest { consumer: "dispatch".into() })).await {
+            Ok(ReplyResult::LoadCursors(reply)) => reply,
+            other => unreachable!("not cursors: {other:?}"),
+        }
+    }
+
+    /// Applied index of each channel group.
+    pub(crate) async fn applied(&mut self) -> Vec<u64> {
+        self.cursors().await.applied
+    }
+
     pub(crate) async fn alloc(&mut self, count: u32) -> Vec<i64> {
         match self.call(Op::AllocIds(pb::AllocIdsRequest { count })).await {
             Ok(ReplyResult::AllocIds(reply)) => reply.runs.iter().flat_map(|run| run.first..run.first + i64::from(run.count)).collect(),

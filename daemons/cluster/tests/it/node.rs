@@ -32,6 +32,7 @@ pub(crate) fn config(folder: &Path, slot_groups: u16) -> Config {
         cache_bytes: 8 << 20,
         channel_rows: 1000,
         raft: RaftOptions::default(),
+        write_delay: Duration::ZERO,
     }
 }
 
@@ -44,8 +45,12 @@ struct Node {
 
 impl Node {
     async fn open(folder: &Path, slot_groups: u16) -> Result<Self, OpenError> {
+        Self::open_with(folder, &config(folder, slot_groups)).await
+    }
+
+    async fn open_with(folder: &Path, config: &Config) -> Result<Self, OpenError> {
         let metrics = Metrics::register(&wk_telemetry::Metrics::new());
-        let engine = Engine::open(&config(folder, slot_groups), &metrics, |_| {}).await?;
+        let engine = Engine::open(config, &metrics, |_| {}).await?;
         let socket = folder.join("link.sock");
         let _old = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).expect("a socket");
@@ -140,11 +145,53 @@ async fn bad_channels_do_not_touch_the_others() {
     assert_eq!(client.append(pb::AppendRequest::default()).await.unwrap_err().code(), Code::Rejected);
 
     let owned = |generation| {
-        let owner = Some(pb::Owner { slot: 0, generation, epoch: 1 });
+        let owner = Some(owner(generation));
         pb::AppendRequest { owner, ..append(&[("ok", vec![Text::new(50 + i64::try_from(generation).unwrap(), "u", "", b"x")])]) }
     };
     assert!(client.append(owned(2)).await.unwrap()[0].error.is_none());
     assert_eq!(client.append(owned(1)).await.unwrap()[0].error.as_ref().map(pb::Error::code), Some(Code::Fenced));
+    node.close().await;
+}
+
+fn owner(generation: u64) -> pb::Owner {
+    pb::Owner { slot: 0, generation, epoch: 1, born: 1, incarnation: 100 + generation }
+}
+
+#[tokio::test]
+async fn nothing_of_an_older_owner_lands_behind_a_takeover() {
+    let folder = tempfile::tempdir().unwrap();
+    let slow = Config { write_delay: Duration::from_millis(20), ..config(folder.path(), 1) };
+    let node = Node::open_with(folder.path(), &slow).await.unwrap();
+    let (mut old, mut new) = (Client::connect(&node.socket).await, Client::connect(&node.socket).await);
+    // Each append closes an entry, so most of them wait in the queue of the group.
+    let messages = |n: i64| (0..256).map(|m| Text::new(1 + n * 256 + m, "u", "", &[7; 200])).collect::<Vec<_>>();
+    let first = append(&[("g", messages(0))]);
+    old.append(pb::AppendRequest { owner: Some(owner(1)), ..first }).await.unwrap();
+    let mut sent = Vec::new();
+    for n in 1..=16 {
+        sent.push(old.send(Op::Append(pb::AppendRequest { owner: Some(owner(1)), ..append(&[("g", messages(n))]) })).await);
+    }
+    let stored = old.reply().await.unwrap();
+    let bucket = u32::from(wk_types::Bucket::of("g").index());
+    let cursor = pb::Cursor { consumer: "dispatch".into(), group: 0, bucket, index: 0, remove: false };
+    let takeover = pb::SaveCursorsRequest { cursors: vec![cursor], owner: Some(owner(2)) };
+    new.call(Op::SaveCursors(takeover.clone())).await.unwrap();
+    let applied = new.applied().await[0];
+    let mut replies = vec![stored];
+    while replies.len() < sent.len() {
+        replies.push(old.reply().await.unwrap());
+    }
+    for reply in replies {
+        let Some(ReplyResult::Append(reply)) = reply.result else { unreachable!("not an append reply: {reply:?}") };
+        match &reply.channels[0].error {
+            None => assert!(reply.channels[0].index <= applied, "{} lies behind {applied}", reply.channels[0].index),
+            Some(error) => assert_eq!(error.code(), Code::Fenced),
+        }
+    }
+    let late = old.append(pb::AppendRequest { owner: Some(owner(1)), ..append(&[("g", messages(99))]) }).await.unwrap();
+    assert_eq!(late[0].error.as_ref().map(pb::Error::code), Some(Code::Fenced));
+    let again = pb::SaveCursorsRequest { owner: Some(owner(1)), ..takeover };
+    assert_eq!(new.call(Op::SaveCursors(again)).await.unwrap_err().code(), Code::Fenced);
     node.close().await;
 }
 
@@ -176,14 +223,11 @@ async fn the_journal_wakes_its_readers_and_is_cut_behind_them() {
     }
     let last = client.journal(ask(0, 0, vec![])).await.upto;
     let cursor = |index| pb::Cursor { consumer: "dispatch".into(), group: 0, bucket, index, remove: false };
-    let save = |index| Op::SaveCursors(pb::SaveCursorsRequest { cursors: vec![cursor(index)] });
+    let save = |index| Op::SaveCursors(pb::SaveCursorsRequest { cursors: vec![cursor(index)], owner: None });
     client.call(save(last)).await.unwrap();
     client.call(save(5)).await.unwrap();
     assert_eq!(client.journal(ask(0, 0, vec![])).await.entries.len(), 0, "everything was consumed and cut");
-    let loaded = match client.call(Op::LoadCursors(pb::LoadCursorsRequest { consumer: "dispatch".into() })).await.unwrap() {
-        ReplyResult::LoadCursors(reply) => reply,
-        other => unreachable!("not cursors: {other:?}"),
-    };
+    let loaded = client.cursors().await;
     assert_eq!(loaded.cursors, [cursor(last)], "positions never fall");
     assert!(loaded.applied[0] > last);
     node.close().await;

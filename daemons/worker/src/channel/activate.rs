@@ -1,21 +1,24 @@
-//! Opens buckets: cursors are loaded and stored, the journal behind them is distributed once more, then new messages move.
+//! Opens buckets: they are taken over, the journal behind their cursors is distributed once more, then new messages move.
 //!
-//! Why nothing acknowledged can be lost: a bucket takes no append before a cursor of it is stored. A bucket without a cursor has therefore
-//! never had an append, and may start at the group's applied index. The store also goes through the group's log, behind whatever an earlier
-//! owner had sent before: the journal is read up to the applied index after it.
+//! Why nothing acknowledged can be lost or overtaken: a bucket takes no append before a cursor of it is stored. A bucket without a cursor has
+//! therefore never had an append, and may start at the group's applied index. The takeover stores the cursors through the group's log, behind
+//! whatever an earlier owner has sent before, and nothing of an earlier owner is taken after it: the journal up to the applied index after it
+//! holds everything of earlier owners, and what this life appends comes later.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::oneshot;
 use wk_proto::cluster::v1 as pb;
+use wk_proto::cluster::v1::Code;
 use wk_rpc::backoff::Backoff;
 use wk_rpc::{CallError, ClusterData};
 
 use super::events::Ask;
 use crate::inbox::{Event, Inbox};
-use crate::limits::JOURNAL_ENTRIES;
+use crate::limits::{JOURNAL_ENTRIES, JOURNALS_AT_ONCE};
 
 /// Consumer name of the dispatch cursors.
 pub const CONSUMER: &str = "dispatch";
@@ -31,20 +34,24 @@ enum ActivateError {
     Ended,
 }
 
-/// Opens `buckets`; tries again until it works. Ends early when the pool has ended.
-pub async fn activate(cluster: ClusterData, inbox: Arc<Inbox<Ask>>, buckets: Vec<u16>) {
+/// Opens `buckets` as `owner`; tries again until it works. Ends early when the pool has ended, or when a newer life owns them.
+pub async fn activate(cluster: ClusterData, inbox: Arc<Inbox<Ask>>, buckets: Vec<u16>, owner: pb::Owner) {
     let mut backoff = Backoff::default();
     loop {
         cluster.ready().await;
-        match once(&cluster, &inbox, &buckets).await {
+        match once(&cluster, &inbox, &buckets, owner).await {
             Ok(()) | Err(ActivateError::Ended) => return,
+            Err(ActivateError::Call(err)) if err.code() == Code::Fenced => {
+                tracing::error!(?owner, "a newer owner has taken the buckets: they stay closed");
+                return;
+            }
             Err(err) => tracing::warn!(%err, source = ?std::error::Error::source(&err), "buckets cannot be opened yet"),
         }
         tokio::time::sleep(backoff.pause().max(Duration::from_millis(50))).await;
     }
 }
 
-async fn once(cluster: &ClusterData, inbox: &Inbox<Ask>, buckets: &[u16]) -> Result<(), ActivateError> {
+async fn once(cluster: &ClusterData, inbox: &Inbox<Ask>, buckets: &[u16], owner: pb::Owner) -> Result<(), ActivateError> {
     let loaded = cluster.load_cursors(CONSUMER).await?;
     let groups = u32::try_from(loaded.applied.len()).unwrap_or(0);
     if groups == 0 {
@@ -52,7 +59,7 @@ async fn once(cluster: &ClusterData, inbox: &Inbox<Ask>, buckets: &[u16]) -> Res
     }
     let starts = starts(&loaded, groups, buckets);
     let cursors = starts.iter().map(|(bucket, index)| cursor(*bucket, groups, *index)).collect();
-    cluster.save_cursors(cursors).await?;
+    cluster.take_over(cursors, owner).await?;
     let applied = cluster.load_cursors(CONSUMER).await?.applied;
     inbox.push(Event::Ask(Ask::Started(groups, starts.iter().map(|(b, i)| (*b, *i)).collect())));
     let mut by_group: BTreeMap<u32, (Vec<u32>, u64)> = BTreeMap::new();
@@ -61,10 +68,12 @@ async fn once(cluster: &ClusterData, inbox: &Inbox<Ask>, buckets: &[u16]) -> Res
         list.push(u32::from(*bucket));
         *first = (*first).min(*index);
     }
-    for (group, (list, first)) in by_group {
+    // A channel has one group: its entries come in order however the groups overlap.
+    let reads = by_group.into_iter().map(|(group, (list, first))| {
         let upto = usize::try_from(group).ok().and_then(|g| applied.get(g)).copied().unwrap_or(0);
-        read_group(cluster, inbox, group, list, first, upto).await?;
-    }
+        read_group(cluster, inbox, group, list, first, upto)
+    });
+    stream::iter(reads).buffer_unordered(JOURNALS_AT_ONCE).try_collect::<()>().await?;
     inbox.push(Event::Ask(Ask::Opened(buckets.to_vec())));
     tracing::info!(buckets = buckets.len(), groups, "buckets are open");
     Ok(())

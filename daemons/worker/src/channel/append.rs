@@ -100,8 +100,9 @@ impl Channels {
             answer(&pending, Reason::SUCCESS, (id, seq), out);
             if duplicate {
                 self.counts.duplicates += 1;
-                // Stored by an earlier attempt whose reply nobody saw: its distribution is still ours.
-                if id != pending.message_id || !(retried || pending.replay) {
+                // Stored by an earlier attempt of ours whose reply nobody saw: its distribution is still ours. What an earlier life stored
+                // was in the journal.
+                if id != pending.message_id || !retried {
                     continue;
                 }
             } else {

@@ -13,7 +13,7 @@ use wk_link::PeerEvent;
 use wk_proto::cluster::v1 as pb;
 use wk_proto::cluster::v1::Code;
 use wk_rpc::{CallError, ClusterData, TableWatch};
-use wk_types::{ChannelType, InstanceName};
+use wk_types::{ChannelType, Incarnation, InstanceName};
 
 use super::activate::activate;
 use super::handle::Channels;
@@ -65,6 +65,8 @@ pub struct ChannelPool {
     pub me: InstanceName,
     /// Spawn counter of our slot.
     pub generation: u64,
+    /// Identity of this life.
+    pub incarnation: Incarnation,
     /// What comes in.
     pub inbox: Arc<Inbox<Ask>>,
     /// Decisions.
@@ -100,6 +102,8 @@ pub struct Run {
     /// Who waits for a save of the cursors that has not begun, and for the one under way.
     flush: Vec<oneshot::Sender<()>>,
     flushing: Vec<oneshot::Sender<()>>,
+    /// Epoch of the first node table.
+    born: Option<u64>,
 }
 
 impl ChannelPool {
@@ -140,6 +144,9 @@ impl ChannelPool {
 
     fn take_table(&mut self) {
         let table = self.table.get();
+        if table.epoch > 0 {
+            self.run.born.get_or_insert(table.epoch);
+        }
         self.channels.table(&table, self.me.slot, &mut self.links);
     }
 
@@ -241,7 +248,20 @@ impl ChannelPool {
         }
     }
 
+    /// Who we are to the cluster, which refuses older owners of a bucket.
+    fn owner(&self) -> pb::Owner {
+        let epoch = self.table.get().epoch;
+        pb::Owner {
+            slot: u32::from(self.me.slot),
+            generation: self.generation,
+            epoch,
+            born: self.run.born.unwrap_or(epoch),
+            incarnation: self.incarnation,
+        }
+    }
+
     fn make_calls(&mut self, calls: &Calls) {
+        let owner = self.owner();
         for call in self.links.calls.drain(..) {
             let cluster = self.cluster.clone();
             calls.push(match call {
@@ -260,7 +280,6 @@ impl ChannelPool {
                     Reply::SystemUids(uids.inspect_err(|err| tracing::debug!(%err, "system accounts cannot be read")).ok())
                 }),
                 Call::Append(request, channels, batches) => {
-                    let owner = pb::Owner { slot: u32::from(self.me.slot), generation: self.generation, epoch: self.table.get().epoch };
                     let append = pb::AppendRequest { channels, batches, owner: Some(owner) };
                     Box::pin(async move {
                         let reply = cluster.append(append, APPEND_ATTEMPT).await;
@@ -270,7 +289,7 @@ impl ChannelPool {
                 Call::Activate(buckets) => {
                     let inbox = Arc::clone(&self.inbox);
                     Box::pin(async move {
-                        activate(cluster, inbox, buckets).await;
+                        activate(cluster, inbox, buckets, owner).await;
                         Reply::Activated
                     })
                 }

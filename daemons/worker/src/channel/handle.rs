@@ -415,11 +415,8 @@ impl Channels {
             }
             Verdict::Known(id, seq) => {
                 self.counts.duplicates += 1;
+                // Its distribution is that of whoever stored it: this life, or an earlier one, whose journal was read.
                 answer(&pending, Reason::SUCCESS, (id, seq), out);
-                // Perhaps stored by an append of an earlier life that landed after its journal was read: whoever has the message drops it.
-                if id == pending.message_id {
-                    self.enqueue(index, pending, seq, now.unix_ms / 1000, 0);
-                }
             }
             Verdict::Pass => self.enqueue_unstored(index, pending, now),
             // INVARIANT: only called for the others.

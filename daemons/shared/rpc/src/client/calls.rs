@@ -87,7 +87,18 @@ impl ClusterData {
     /// # Errors
     /// [`CallError`].
     pub async fn save_cursors(&self, cursors: Vec<pb::Cursor>) -> Result<(), CallError> {
-        let reply: Result<pb::SaveCursorsReply, CallError> = call!(self, SaveCursors(pb::SaveCursorsRequest { cursors }), CONTROL_DEADLINE);
+        let request = pb::SaveCursorsRequest { cursors, owner: None };
+        let reply: Result<pb::SaveCursorsReply, CallError> = call!(self, SaveCursors(request), CONTROL_DEADLINE);
+        reply.map(drop)
+    }
+
+    /// Saves positions as the new owner of their buckets: afterwards nothing of an older owner is stored in them any more.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn take_over(&self, cursors: Vec<pb::Cursor>, owner: pb::Owner) -> Result<(), CallError> {
+        let request = pb::SaveCursorsRequest { cursors, owner: Some(owner) };
+        let reply: Result<pb::SaveCursorsReply, CallError> = call!(self, SaveCursors(request), CONTROL_DEADLINE);
         reply.map(drop)
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wk_lifecycle::{Context, Exit, Failure, InFlight, OrExit as _, Spec};
+use wk_link::ring::Window;
 use wk_link::{LinkHooks, LinkSet, LinkSetConfig};
 use wk_proto::cluster::v1 as pb;
 use wk_rpc::ClusterData;
@@ -87,6 +88,7 @@ impl Parts {
         let data = context.cluster();
         let mut links = LinkSetConfig::new(Daemon::Worker(Pool::Channel), context.instance(), context.incarnation());
         (links.ring_items, links.ring_bytes) = (LINK_RING_ITEMS, LINK_RING_BYTES);
+        links.window = Window::new(context.config().links.batches, context.config().links.batch_items);
         let poisoned =
             |p: wk_link::sender::Poisoned| tracing::error!(slot = p.slot, kind = ?p.kind, bytes = p.body.len(), "message was given up");
         let links = LinkSet::start(

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, OrExit, Spec};
+use wk_link::ring::Window;
 use wk_link::{LinkHooks, LinkServer, LinkSet, LinkSetConfig};
 use wk_rpc::clock::{monotonic_ms, unix_ms};
 use wk_rpc::table::RowState;
@@ -167,9 +168,11 @@ impl Gateway {
 
     fn link(&self, target: Daemon, on_done: wk_link::sender::OnDone) -> LinkSet {
         let pool = if target == USER { Pool::User } else { Pool::Push };
+        let links = &self.context.config().links;
         let config = LinkSetConfig {
             ring_items: LINK_ITEMS_MAX,
             ring_bytes: LINK_BYTES_MAX,
+            window: Window::new(links.batches, links.batch_items),
             ..LinkSetConfig::new(target, self.context.instance(), self.context.incarnation())
         };
         let snapshot = Snapshot { hub: Arc::clone(&self.hub), pool, table: self.table.clone() };

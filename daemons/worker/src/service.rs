@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use wk_config::{Env, Mode};
 use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, Spec};
+use wk_link::ring::Window;
 use wk_link::sender::{OnDone, OnPoison};
 use wk_link::{LinkHooks, LinkServer, LinkSet, LinkSetConfig};
 use wk_proto::worker::v1::channel_admin_server::ChannelAdminServer;
@@ -90,7 +91,7 @@ pub struct Base {
     /// Resolved configuration.
     pub config: Arc<wk_config::Config>,
     /// Credit of each outgoing link.
-    pub window: wk_link::ring::Window,
+    pub window: Window,
     /// Value of [`fault::ENV`], when faults may be switched on.
     pub fault: Option<String>,
     /// Life of the process; `None` in tests of the pools alone.
@@ -127,8 +128,8 @@ impl Base {
             tasks: context.tasks().clone(),
             stop_links: CancellationToken::new(),
             stop: context.shutdown_token(),
+            window: Window::new(config.links.batches, config.links.batch_items),
             config,
-            window: wk_link::ring::Window::default(),
             fault,
             context: Some(context.clone()),
         }

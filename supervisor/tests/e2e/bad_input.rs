@@ -100,7 +100,7 @@ async fn silent_connections_are_closed_and_cost_nothing_that_stays() -> anyhow::
     chat_works(&mut ann, &mut ben).await?;
     let before = node.instance("gateway@0").await?.memory_bytes;
     let mut silent = Vec::new();
-    for _ in 0..5_000 {
+    for _ in 0..10_000 {
         silent.push(TcpStream::connect(tcp).await?);
     }
     chat_works(&mut ann, &mut ben).await?;

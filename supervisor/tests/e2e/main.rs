@@ -8,3 +8,4 @@ mod load;
 mod start;
 mod stop;
 mod webhook;
+mod windows;

@@ -49,6 +49,8 @@ pub(crate) enum Violation {
     NotDelivered { key: Key, channel: usize, seq: u64, conn: usize, acked: bool },
     /// A connection received something that the log does not have like this.
     Phantom { conn: usize, id: i64, seq: u64 },
+    /// A connection received what it had sent itself.
+    Echoed { conn: usize, key: Key },
     /// A first delivery came after that of a later message of the channel.
     DeliveryOrder { conn: usize, channel: usize, seq: u64, after: u64 },
     /// A stored message did not reach the sink.
@@ -79,6 +81,7 @@ impl Violation {
             Self::SenderOrder { .. } => "order of a sender",
             Self::NotDelivered { .. } => "not delivered",
             Self::Phantom { .. } => "delivered but not stored so",
+            Self::Echoed { .. } => "sent back to its sender",
             Self::DeliveryOrder { .. } => "order of deliveries",
             Self::NotNotified { .. } => "not in the sink",
             Self::NotifiedPhantom { .. } => "in the sink but not stored so",
@@ -104,8 +107,6 @@ pub(crate) struct Counts {
     pub delivered: u64,
     /// Deliveries beyond the first.
     pub repeated: u64,
-    /// Deliveries to the very connection that sent.
-    pub echoed: u64,
     pub notified: u64,
 }
 
@@ -241,7 +242,7 @@ fn check_deliveries(evidence: &Evidence<'_>, stored: &Stored, findings: &mut Fin
                 continue;
             };
             if usize::from(key.source) == conn {
-                findings.counts.echoed += 1;
+                findings.violations.push(Violation::Echoed { conn, key });
                 continue;
             }
             if !mine.insert(key) {

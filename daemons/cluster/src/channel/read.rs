@@ -195,7 +195,9 @@ fn fill(db: &DataDb, items: Vec<(u64, JournalItem)>, upto: u64) -> Result<(Vec<p
             return Ok((entries, index - 1));
         }
         let channel = pb::ChannelRef { id: item.id.into(), r#type: u32::from(item.kind) };
-        entries.push(pb::JournalEntry { index, channel: Some(channel), count: len_u32(count), records });
+        // Without one of the messages it cannot be told whose the others are.
+        let senders = if len_u32(count) == item.count { item.senders } else { Vec::new() };
+        entries.push(pb::JournalEntry { index, channel: Some(channel), count: len_u32(count), records, senders });
     }
     Ok((entries, upto))
 }

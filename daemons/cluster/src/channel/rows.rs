@@ -1,12 +1,14 @@
 //! Values of the rows a channel group keeps. Stored formats: version byte first, then fixed little-endian fields.
 //!
-//! Golden vectors: `testdata/rows/v1`. A row of another version is an error, never a guess.
+//! Golden vectors: `testdata/rows/v<N>`. A row of an unknown version is an error, never a guess.
 
 use bytes::{BufMut, BytesMut};
 use wk_link::codec::{DecodeError, Reader, put_text};
 use wk_store::StoreError;
 
 const VERSION: u8 = 1;
+/// Version of journal rows; version 1 had no senders.
+const JOURNAL_VERSION: u8 = 2;
 
 /// State of one channel: value of a `chan` row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,13 +75,15 @@ pub struct JournalItem {
     pub first_seq: u64,
     /// Number of messages, at least 1.
     pub count: u32,
+    /// Connection that sent each of them, 0 for none; empty: not known.
+    pub senders: Vec<u64>,
 }
 
 /// Value of a `jrnl` row: what one applied entry stored, channel by channel, in order.
 #[must_use]
 pub fn encode_journal(items: &[JournalItem]) -> BytesMut {
-    let mut out = BytesMut::with_capacity(5 + items.len() * 48);
-    out.put_u8(VERSION);
+    let mut out = BytesMut::with_capacity(5 + items.iter().map(|item| 52 + item.senders.len() * 8).sum::<usize>());
+    out.put_u8(JOURNAL_VERSION);
     out.put_u32_le(len_u32(items.len()));
     for item in items {
         out.put_u16_le(item.slot);
@@ -88,6 +92,8 @@ pub fn encode_journal(items: &[JournalItem]) -> BytesMut {
         out.put_u64_le(item.number);
         out.put_u64_le(item.first_seq);
         out.put_u32_le(item.count);
+        out.put_u32_le(len_u32(item.senders.len()));
+        item.senders.iter().for_each(|conn| out.put_u64_le(*conn));
     }
     out
 }
@@ -97,7 +103,8 @@ pub fn encode_journal(items: &[JournalItem]) -> BytesMut {
 /// # Errors
 /// [`StoreError::Shape`].
 pub fn decode_journal(value: &[u8]) -> Result<Vec<JournalItem>, StoreError> {
-    decode(value, "journal row", |r| {
+    let version = if value.first() == Some(&VERSION) { VERSION } else { JOURNAL_VERSION };
+    decode_version(value, version, "journal row", |r| {
         (0..r.u32("count")?)
             .map(|_| {
                 Ok(JournalItem {
@@ -107,10 +114,15 @@ pub fn decode_journal(value: &[u8]) -> Result<Vec<JournalItem>, StoreError> {
                     number: r.u64("number")?,
                     first_seq: r.u64("first_seq")?,
                     count: r.u32("messages")?,
+                    senders: if version == VERSION { Vec::new() } else { senders(r)? },
                 })
             })
             .collect()
     })
+}
+
+fn senders(r: &mut Reader<'_>) -> Result<Vec<u64>, DecodeError> {
+    (0..r.u32("senders")?).map(|_| r.u64("sender")).collect()
 }
 
 /// One consumer's position in a group's journal.
@@ -216,10 +228,19 @@ fn decode<'a, T>(
     what: &'static str,
     fields: impl FnOnce(&mut Reader<'a>) -> Result<T, DecodeError>,
 ) -> Result<T, StoreError> {
+    decode_version(value, VERSION, what, fields)
+}
+
+fn decode_version<'a, T>(
+    value: &'a [u8],
+    expected: u8,
+    what: &'static str,
+    fields: impl FnOnce(&mut Reader<'a>) -> Result<T, DecodeError>,
+) -> Result<T, StoreError> {
     let mut r = Reader::new(value);
     let version = r.u8("version").map_err(|_| StoreError::Shape { what })?;
     let decoded = fields(&mut r).map_err(|_| StoreError::Shape { what })?;
-    if version == VERSION && r.is_empty() { Ok(decoded) } else { Err(StoreError::Shape { what }) }
+    if version == expected && r.is_empty() { Ok(decoded) } else { Err(StoreError::Shape { what }) }
 }
 
 /// A count that its bound keeps far below 2^32.
@@ -236,7 +257,7 @@ mod tests {
     }
 
     fn item() -> JournalItem {
-        JournalItem { slot: 513, kind: 1, id: "bob@ann".into(), number: 7, first_seq: 9, count: 2 }
+        JournalItem { slot: 513, kind: 1, id: "bob@ann".into(), number: 7, first_seq: 9, count: 2, senders: vec![5, 0] }
     }
 
     fn cursors() -> CursorsRow {
@@ -248,7 +269,8 @@ mod tests {
         let chan = ChanRow { number: 1, last_seq: 2, first_seq: 1, last_ms: 1_700_000_000_123, last_message_id: 99, placement: 0 };
         let rows = [
             hex(&chan.encode()),
-            hex(&encode_journal(&[item()])),
+            // Journal rows are written in version 2.
+            include_str!("../../testdata/rows/v1/channel.hex").lines().nth(1).expect("a line").to_owned(),
             hex(&cursors().encode()),
             hex(&encode_allocator(17)),
             hex(&encode_place(1, 2)),
@@ -256,10 +278,21 @@ mod tests {
         let golden: Vec<&str> = include_str!("../../testdata/rows/v1/channel.hex").lines().collect();
         assert_eq!(rows.iter().map(String::as_str).collect::<Vec<_>>(), golden);
         assert_eq!(ChanRow::decode(&chan.encode()).expect("own row"), chan);
-        assert_eq!(decode_journal(&encode_journal(&[item()])).expect("own row"), [item()]);
+        let silent = JournalItem { senders: Vec::new(), ..item() };
+        assert_eq!(decode_journal(&unhex(&rows[1])).expect("a row of version 1"), [silent]);
         assert_eq!(CursorsRow::decode(&cursors().encode()).expect("own row"), cursors());
         assert_eq!(decode_allocator(&encode_allocator(17)).expect("own row"), 17);
         assert_eq!(decode_place(&encode_place(1, 2)).expect("own row"), (1, 2));
+    }
+
+    fn unhex(text: &str) -> Vec<u8> {
+        (0..text.len() / 2).map(|at| u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).expect("hex")).collect()
+    }
+
+    #[test]
+    fn golden_journal_v2() {
+        assert_eq!(hex(&encode_journal(&[item()])), include_str!("../../testdata/rows/v2/journal.hex").trim());
+        assert_eq!(decode_journal(&encode_journal(&[item()])).expect("own row"), [item()]);
     }
 
     #[test]
@@ -269,7 +302,7 @@ mod tests {
             assert!(decode_journal(&row[..cut]).is_err());
         }
         let mut other = row.to_vec();
-        other[0] = 2;
+        other[0] = 3;
         assert!(decode_journal(&other).is_err());
         assert!(ChanRow::decode(b"").is_err() && CursorsRow::decode(&[1, 2]).is_err() && decode_place(&[0; 17]).is_err());
     }

@@ -92,8 +92,8 @@ impl Store<'_> {
         let mut row = old;
         let now_ms = old.last_ms.max(self.now_ms);
         let timestamp_s = now_ms.div_euclid(1000);
-        let mut stored = Vec::with_capacity(messages.len());
-        for (message, bytes) in messages {
+        let (mut stored, mut senders) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
+        for ((message, bytes), conn) in messages.iter().zip(frame.senders()) {
             if let Some(earlier) = self.find(slot, &row, message)? {
                 stored.push(earlier);
                 continue;
@@ -107,6 +107,7 @@ impl Store<'_> {
             row.last_message_id = message.message_id;
             self.put_message(slot, &row, message, bytes, timestamp_s);
             stored.push(StoredAt { message_id: message.message_id, seq: row.last_seq, duplicate: false });
+            senders.push(conn.0);
         }
         let result = ChannelResult::Stored { timestamp_s, messages: stored };
         let count = row.last_seq - old.last_seq;
@@ -116,6 +117,9 @@ impl Store<'_> {
         row.last_ms = now_ms;
         self.batch.put(Cf::Chan, &key, row.encode());
         self.cache.put(&key, row);
+        if senders.iter().all(|conn| *conn == 0) {
+            senders.clear();
+        }
         let item = JournalItem {
             slot: slot.index(),
             kind: frame.channel_type.0,
@@ -123,6 +127,7 @@ impl Store<'_> {
             number: row.number,
             first_seq: old.last_seq + 1,
             count: len_u32(usize::try_from(count).unwrap_or(usize::MAX)),
+            senders,
         };
         Ok((result, Some(item)))
     }

@@ -106,7 +106,7 @@ async fn kill_nine_loses_nothing_acknowledged() {
     let log = read_all(&mut client, &history).await;
     assert_eq!(journal_all(&mut client).await, log, "the journal has every message once");
     drop(client);
-    assert_eq!(daemon.stop(), 0, "a clean stop");
+    assert_eq!(daemon.stop().await, 0, "a clean stop");
 }
 
 #[expect(clippy::unwrap_used, clippy::expect_used, reason = "helper of a test: a failure here is a failure of the test")]

@@ -54,10 +54,13 @@ impl Daemon {
         self.child.wait().expect("our child");
     }
 
-    /// SIGTERM; the exit code.
-    pub(crate) fn stop(mut self) -> i32 {
+    /// SIGTERM; the exit code. What the daemon said goes to the test's output.
+    pub(crate) async fn stop(self) -> i32 {
         kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")), Signal::SIGTERM).expect("our child");
-        self.child.wait().expect("our child").code().expect("an exit code")
+        // On a thread of its own: clients of this runtime have a good-bye to say.
+        let (code, text) = tokio::task::spawn_blocking(|| self.end()).await.expect("no panic");
+        eprintln!("{text}");
+        code
     }
 
     /// Waits for an end of its own: exit code and standard error.
@@ -97,7 +100,7 @@ async fn a_second_process_on_the_same_data_is_told_the_holder() {
     assert_eq!(code, 75, "{text}");
     assert!(text.contains(&first.pid().to_string()), "{text}");
     drop(client);
-    assert_eq!(first.stop(), 0);
+    assert_eq!(first.stop().await, 0);
     let (code, text) = Daemon::start(folder.path(), "cluster:\n  slotGroupCount: 17\n").end();
     assert_eq!(code, 78, "{text}");
     assert!(text.contains("cluster.slotGroupCount is 17") && text.contains("made with 16"), "{text}");
@@ -126,6 +129,6 @@ async fn a_group_for_every_slot_starts_and_works() {
         assert!(status.groups.iter().filter(|group| group.kind == "slot").all(|group| group.leader == 1001));
         eprintln!("{life}: ready after {ready:?}, {} MiB resident", daemon.rss_kib() / 1024);
         drop((client, admin));
-        assert_eq!(daemon.stop(), 0);
+        assert_eq!(daemon.stop().await, 0);
     }
 }

@@ -126,6 +126,8 @@ section! {
         limits: Limits = "limits";
         /// Sizes of the worker pools.
         workers: Workers = "workers";
+        /// Links between daemons.
+        links: Links = "links";
         /// Supervisor.
         supervisor: Supervisor = "supervisor";
         /// API of the load generator.

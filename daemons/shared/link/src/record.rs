@@ -4,7 +4,7 @@
 //! RocksDB (behind a [`RowHead`]) and come back in reads. Format version 1; golden vectors in `testdata/record/v1`.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use wk_types::{ChannelType, MessageId, MessageSeq};
+use wk_types::{ChannelType, ConnId, MessageId, MessageSeq};
 
 use crate::codec::{DecodeError, Reader, put_blob, put_framed, put_text};
 
@@ -76,7 +76,8 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Messages for one channel inside an append request and a raft entry: frame of `u32` length, channel, count, length-prefixed messages.
+/// Messages for one channel inside an append request and a raft entry: frame of `u32` length, channel, count, length-prefixed messages, then
+/// perhaps a `u64` for each: the connection that sent it.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelBatch<'a> {
     /// Internal channel id.
@@ -101,6 +102,23 @@ impl<'a> ChannelBatch<'a> {
         });
     }
 
+    /// As [`ChannelBatch::encode`], with the connection that sent each message: their receivers' worker skips it also after a crash.
+    pub fn encode_sent<'m>(
+        out: &mut BytesMut,
+        channel_id: &str,
+        channel_type: ChannelType,
+        messages: impl ExactSizeIterator<Item = &'m [u8]>,
+        senders: impl Iterator<Item = ConnId>,
+    ) {
+        let start = out.len();
+        Self::encode(out, channel_id, channel_type, messages);
+        senders.take(usize::from(u16::MAX)).for_each(|conn| out.put_u64_le(conn.0));
+        let len = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
+        if let Some(head) = out.get_mut(start..start + 4) {
+            head.copy_from_slice(&len.to_le_bytes());
+        }
+    }
+
     /// Decodes the next frame from the front of `r`.
     ///
     /// # Errors
@@ -119,6 +137,13 @@ impl<'a> ChannelBatch<'a> {
     pub fn messages(&self) -> impl Iterator<Item = Result<&'a [u8], DecodeError>> + use<'a> {
         let mut r = Reader::new(self.messages);
         (0..self.count).map(move |_| r.blob("message"))
+    }
+
+    /// The connection that sent each message, in order; `NONE` where the frame does not say.
+    pub fn senders(&self) -> impl Iterator<Item = ConnId> + use<'a> {
+        let mut r = Reader::new(self.messages);
+        let whole = (0..self.count).all(|_| r.blob("message").is_ok());
+        (0..self.count).map(move |_| if whole { r.u64("sender").map_or(ConnId::NONE, ConnId) } else { ConnId::NONE })
     }
 }
 
@@ -231,6 +256,22 @@ mod tests {
             let all = Stored::read_all(&reply).expect("own bytes");
             assert_eq!(all, [Stored { message_seq: 4, timestamp_s: 55, message: sample(b"hi") }]);
         }
+    }
+
+    #[test]
+    fn a_batch_names_its_senders_or_none() {
+        let message = encode_message(&sample(b"hi"));
+        let two = || [&message[..], &message[..]].into_iter();
+        let mut out = BytesMut::new();
+        ChannelBatch::encode_sent(&mut out, "g", ChannelType::GROUP, two(), [ConnId(7), ConnId::NONE].into_iter());
+        ChannelBatch::encode(&mut out, "g", ChannelType::GROUP, two());
+        let mut r = Reader::new(&out);
+        let sent = ChannelBatch::read(&mut r).expect("own bytes");
+        assert_eq!(sent.messages().collect::<Result<Vec<_>, _>>().expect("own bytes"), two().collect::<Vec<_>>());
+        assert_eq!(sent.senders().collect::<Vec<_>>(), [ConnId(7), ConnId::NONE]);
+        let silent = ChannelBatch::read(&mut r).expect("own bytes");
+        assert!(r.is_empty());
+        assert_eq!(silent.senders().collect::<Vec<_>>(), [ConnId::NONE; 2]);
     }
 
     #[test]

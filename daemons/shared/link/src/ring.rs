@@ -125,6 +125,14 @@ pub struct Window {
     pub items: usize,
 }
 
+impl Window {
+    /// A window of at least one item.
+    #[must_use]
+    pub fn new(batches: u16, items: u16) -> Self {
+        Self { batches: usize::from(batches.max(1)), items: usize::from(items.max(1)) }
+    }
+}
+
 impl Default for Window {
     fn default() -> Self {
         Self { batches: BATCHES_IN_FLIGHT, items: BATCH_ITEMS_MAX }

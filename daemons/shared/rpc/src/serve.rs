@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::{Stream, stream};
 use nix::unistd::Uid;
 use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
 use tonic::codegen::http;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -20,6 +21,9 @@ pub const INSTANCE_HEADER: &str = "wk-instance";
 
 /// Pause after an accept error such as EMFILE, so that the loop does not spin.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
+
+/// From the end of the last call to the close of connections whose peer does not say good-bye: it may hang.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// What a server adds to its routes.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +46,8 @@ pub enum ServeError {
     Serve(#[source] tonic::transport::Error),
 }
 
-/// Serves `routes` on `listener` until `shutdown` completes, then waits for the calls under way (long streams must end by themselves).
+/// Serves `routes` on `listener` until `shutdown` completes, then waits for the calls under way, at most [`LINGER`] (long streams must end before `shutdown`
+/// completes).
 ///
 /// Connections of other users than root and our own are closed at once and counted in the log.
 ///
@@ -67,15 +72,32 @@ where
         }
         response
     });
-    Server::builder()
+    let ending = CancellationToken::new();
+    let shutdown = {
+        let ending = ending.clone();
+        async move {
+            shutdown.await;
+            ending.cancel();
+        }
+    };
+    let serving = Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES)
         .layer(stamp)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(accepted(listener), shutdown)
-        .await
-        .map_err(ServeError::Serve)
+        .serve_with_incoming_shutdown(accepted(listener), shutdown);
+    let overdue = async {
+        ending.cancelled().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(ServeError::Serve),
+        () = overdue => {
+            tracing::warn!(waited_s = LINGER.as_secs(), "peers do not close their connections");
+            Ok(())
+        }
+    }
 }
 
 /// Connections whose peer may talk to us.
@@ -108,5 +130,26 @@ fn peer_allowed(stream: &UnixStream) -> bool {
             tracing::warn!(%err, "peer without credentials refused");
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_hangs_does_not_hold_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = StdUnixListener::bind(&path).unwrap();
+        let mut hung = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        // The preface and empty SETTINGS: a connection like any other, but nobody reads what the server says.
+        hung.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+        let began = tokio::time::Instant::now();
+        let accepted = async { tokio::time::sleep(Duration::from_secs(1)).await };
+        serve(listener, Routes::default(), ServeOptions::default(), accepted).await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), 1 + LINGER.as_secs());
     }
 }

@@ -72,10 +72,11 @@ impl Channels {
         };
         state.tracker.opened(entry.index, u32::try_from(rows.len()).unwrap_or(u32::MAX));
         self.counts.replayed += u64::try_from(rows.len()).unwrap_or(0);
-        for row in rows {
+        let senders = entry.senders.iter().map(|conn| ConnId(*conn)).chain(std::iter::repeat(ConnId::NONE));
+        for (row, sender_conn) in rows.into_iter().zip(senders) {
             let (message, named) = (encode_message(&row.message), Box::default());
             let (seq, timestamp_s) = (row.message_seq, row.timestamp_s);
-            self.push(index, Dist { message, seq, timestamp_s, sender_conn: ConnId::NONE, named, index: entry.index, answer: None });
+            self.push(index, Dist { message, seq, timestamp_s, sender_conn, named, index: entry.index, answer: None });
         }
     }
 

@@ -28,8 +28,8 @@ pub(crate) struct State {
     pub(crate) lists: BTreeMap<(i32, String, u32), BTreeSet<String>>,
     /// Rows of each channel in order.
     pub(crate) log: BTreeMap<Key, Vec<(i64, Vec<u8>)>>,
-    /// (group, index) → channel and its sequences.
-    pub(crate) journal: BTreeMap<(u32, u64), (Key, Vec<u64>)>,
+    /// (group, index) → channel, its sequences and senders.
+    pub(crate) journal: BTreeMap<(u32, u64), (Key, Vec<u64>, Vec<u64>)>,
     pub(crate) applied: [u64; GROUPS],
     pub(crate) cursors: BTreeMap<(String, u32, u32), u64>,
     pub(crate) lookups: u64,
@@ -98,21 +98,22 @@ impl State {
             let index = self.applied[group];
             let mut done =
                 pb::ChannelAppended { group: u32::try_from(group).unwrap(), index, timestamp: 1_700_000_000, ..Default::default() };
-            let mut seqs = Vec::new();
-            for bytes in batch.messages() {
+            let (mut seqs, mut senders) = (Vec::new(), Vec::new());
+            for (bytes, conn) in batch.messages().zip(batch.senders()) {
                 let bytes = bytes.unwrap();
                 let id = Message::decode(bytes).unwrap().message_id;
                 let before = self.seq(&key, id);
                 if before.is_none() {
                     self.log.entry(key.clone()).or_default().push((id, bytes.to_vec()));
                     seqs.push(self.seq(&key, id).unwrap());
+                    senders.push(conn.0);
                 }
                 done.message_ids.push(id);
                 done.message_seqs.push(self.seq(&key, id).unwrap());
                 done.duplicates.push(before.is_some());
             }
             if !seqs.is_empty() {
-                self.journal.insert((u32::try_from(group).unwrap(), index), (key, seqs));
+                self.journal.insert((u32::try_from(group).unwrap(), index), (key, seqs, senders));
             }
             channels.push(done);
         }
@@ -143,19 +144,20 @@ impl State {
     }
 
     fn journal(&self, r: &pb::JournalRequest) -> pb::JournalReply {
-        let rows = self.journal.range((r.group, r.after + 1)..(r.group + 1, 0)).filter(|(_, (key, _))| {
+        let rows = self.journal.range((r.group, r.after + 1)..(r.group + 1, 0)).filter(|(_, (key, ..))| {
             let kind = wk_types::ChannelType(u8::try_from(key.1).unwrap());
             let bucket = wk_types::ChannelKey::new(key.0.as_str(), kind).bucket();
             r.buckets.is_empty() || r.buckets.contains(&u32::from(bucket.index()))
         });
-        let entries = rows.map(|((_, index), (key, seqs))| {
+        let entries = rows.map(|((_, index), (key, seqs, senders))| {
             let mut records = BytesMut::new();
             for seq in seqs {
                 let bytes = &self.log[key][usize::try_from(*seq).unwrap() - 1].1;
                 Stored::encode_from_row(&mut records, *seq, &encode_row(1_700_000_000, bytes));
             }
             let channel = Some(pb::ChannelRef { id: key.0.clone(), r#type: key.1 });
-            pb::JournalEntry { index: *index, channel, count: u32::try_from(seqs.len()).unwrap(), records: records.freeze() }
+            let (count, senders) = (u32::try_from(seqs.len()).unwrap(), senders.clone());
+            pb::JournalEntry { index: *index, channel, count, records: records.freeze(), senders }
         });
         let upto = self.applied[usize::try_from(r.group).unwrap()];
         pb::JournalReply { entries: entries.collect(), upto, groups: u32::try_from(GROUPS).unwrap() }

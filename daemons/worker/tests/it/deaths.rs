@@ -81,6 +81,7 @@ async fn a_stored_message_whose_worker_died_before_the_reply_is_delivered() {
 #[tokio::test]
 async fn a_message_stored_while_no_push_worker_lived_is_delivered_after_both_came_back() {
     let (mut node, u1, u2) = start().await;
+    let other = node.gateway.login(3, "u1", "d2", "").await.unwrap();
     node.kill(Pool::Push);
     send(&node, &u1, 1..=5);
     for id in 1..=5 {
@@ -91,6 +92,9 @@ async fn a_message_stored_while_no_push_worker_lived_is_delivered_after_both_cam
     node.spawn(Pool::Channel);
     node.spawn(Pool::Push);
     all_arrive(&node, &u2, 5).await;
+    // A second device of the sender gets them, the connection that sent them does not.
+    all_arrive(&node, &other, 5).await;
+    assert_eq!(node.gateway.received(&u1).len(), 0, "the sending connection got its own messages back");
 }
 
 #[tokio::test]

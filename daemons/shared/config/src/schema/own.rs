@@ -165,6 +165,16 @@ section! {
 }
 
 section! {
+    /// Links between the daemons of the node: what may be under way and not yet received.
+    Links {
+        /// Batches.
+        batches: u16 = 2, "batches", 1..=64;
+        /// Items in a batch.
+        batch_items: u16 = 1024, "batchItems", 1..=1024;
+    }
+}
+
+section! {
     /// Supervisor.
     Supervisor {
         /// Base of the runtime folder; empty: see [`crate::runtime_dir`].

@@ -23,6 +23,8 @@ struct Sink {
     acks: Vec<Ack>,
     /// Message, sequence, receivers, keep, token.
     delivers: Vec<(i64, u64, Vec<String>, Keep, u64)>,
+    /// Connection that each Deliver leaves out.
+    senders: Vec<ConnId>,
     lookups: Vec<(usize, Vec<pb::Query>)>,
     members: Vec<(usize, u32, pb::ListKey)>,
     appends: Vec<(usize, u32, Bytes)>,
@@ -39,6 +41,7 @@ impl Out for Sink {
     }
     fn deliver(&mut self, _slot: u16, _bucket: Bucket, x: &Deliver<'_>, keep: Keep, token: u64) {
         let uids = x.receivers.iter().map(str::to_owned).collect();
+        self.senders.push(x.sender_conn);
         self.delivers.push((x.message.message_id, x.message_seq, uids, keep, token));
     }
     fn lookup(&mut self, load: usize, queries: Vec<pb::Query>) {
@@ -425,11 +428,15 @@ fn nothing_moves_before_its_bucket_is_open_and_the_journal_goes_first() {
     wk_link::record::Stored::encode_from_row(&mut records, 3, &wk_link::record::encode_row(40, &wk_link::record::encode_message(&old)));
     let channel = Some(pb::ChannelRef { id: "u2@u1".into(), r#type: 1 });
     for index in [10, 11] {
-        b.channels.replay(&pb::JournalEntry { index, channel: channel.clone(), count: 1, records: records.to_vec().into() }, NOW);
+        b.channels.replay(
+            &pb::JournalEntry { index, channel: channel.clone(), count: 1, records: records.to_vec().into(), senders: vec![44] },
+            NOW,
+        );
     }
     b.flush();
     // 10 is done already; 11 is distributed before anything new.
     assert_eq!(b.out.delivers.iter().map(|d| (d.0, d.1)).collect::<Vec<_>>(), [(5, 3)]);
+    assert_eq!(b.out.senders, [ConnId(44)], "who sent it does not get it back");
     b.channels.open(&(0..1024).collect::<Vec<_>>());
     b.all();
     assert_eq!(b.out.delivers.iter().map(|d| d.0).collect::<Vec<_>>(), [5, 7]);

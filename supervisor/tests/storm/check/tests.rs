@@ -65,17 +65,24 @@ fn a_clean_run_has_no_violation() {
 }
 
 #[test]
-fn repeats_echoes_and_system_errors_are_counted_not_blamed() {
+fn repeats_and_system_errors_are_counted_not_blamed() {
     let mut run = Run::clean();
     let again = run.sources[2].got[0];
     run.sources[2].got.push(again);
-    run.sources[0].got.push(again);
     let again = run.sink[0];
     run.sink.push(again);
     run.sources[3].sent.push(Sent { channel: 1, at_us: 0, answers: vec![Answer { reason: 15, id: 0, seq: 0, at_us: 1 }] });
     let findings = run.findings();
     assert_eq!(findings.violations, []);
-    assert_eq!((findings.counts.repeated, findings.counts.echoed, findings.counts.refused), (1, 1, 1));
+    assert_eq!((findings.counts.repeated, findings.counts.refused), (1, 1));
+}
+
+#[test]
+fn sees_a_message_that_came_back_to_its_sender() {
+    let mut run = Run::clean();
+    let again = run.sources[2].got[0];
+    run.sources[0].got.push(again);
+    assert_eq!(run.kinds(), ["sent back to its sender"]);
 }
 
 #[test]

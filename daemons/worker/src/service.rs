@@ -1,6 +1,7 @@
 //! Start, drain and stop order of the worker's pools.
 
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,7 +13,7 @@ use wk_config::{Env, Mode};
 use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, Spec};
 use wk_link::ring::Window;
 use wk_link::sender::{OnDone, OnPoison};
-use wk_link::{LinkHooks, LinkServer, LinkSet, LinkSetConfig};
+use wk_link::{BlackBox, LinkHooks, LinkServer, LinkSet, LinkSetConfig, Past};
 use wk_proto::worker::v1::channel_admin_server::ChannelAdminServer;
 use wk_proto::worker::v1::user_admin_server::UserAdminServer;
 use wk_rpc::{ClusterData, ServeOptions, TableWatch};
@@ -23,6 +24,7 @@ use crate::channel::handle::Channels;
 use crate::fault::{self, Fault};
 use crate::inbox::{Event, Inbox};
 use crate::metrics::{ChannelMetrics, PushMetrics, UserMetrics};
+use crate::peers::Peers;
 use crate::push::events::PushPool;
 use crate::push::handle::Push;
 use crate::quarantine::Quarantine;
@@ -92,6 +94,8 @@ pub struct Base {
     pub config: Arc<wk_config::Config>,
     /// Credit of each outgoing link.
     pub window: Window,
+    /// Folder of the black boxes; `None`: what ended a life is not noted.
+    pub black_boxes: Option<PathBuf>,
     /// Value of [`fault::ENV`], when faults may be switched on.
     pub fault: Option<String>,
     /// Life of the process; `None` in tests of the pools alone.
@@ -131,12 +135,20 @@ impl Base {
             window: Window::new(config.links.batches, config.links.batch_items),
             config,
             fault,
+            black_boxes: Some(context.runtime_dir().join("boxes")),
             context: Some(context.clone()),
         }
     }
 
     fn fault(&self, pool: Pool) -> Fault {
         Fault::parse(self.fault.as_deref(), pool)
+    }
+
+    /// The black box of an instance, and how its life before this one ended.
+    fn black_box(&self, me: InstanceName) -> (BlackBox, Past) {
+        let opened = self.black_boxes.as_ref().map(|folder| BlackBox::open(&folder.join(me.to_string())));
+        let opened = opened.transpose().inspect_err(|err| tracing::warn!(%err, "no black box: what ends this process must be guessed"));
+        opened.ok().flatten().unwrap_or_default()
     }
 
     /// Links of one pool to a kind of daemon; what is done and what is poisoned comes back through the pool's inbox.
@@ -154,12 +166,13 @@ impl Base {
     pub fn start_user(&self, me: InstanceName, metrics: &wk_telemetry::Metrics) -> Started {
         let inbox: Arc<Inbox<user::events::Ask>> = Arc::default();
         let state = Arc::new(State::default());
+        let (black_box, past) = self.black_box(me);
         let channels = self.link(me, Daemon::Worker(Pool::Channel), &inbox);
         let gateways = self.link(me, Daemon::Gateway, &inbox);
         let pool = UserPool {
             inbox: Arc::clone(&inbox),
             users: Users::new(config::user(&self.config)),
-            links: user::out::Links::new(gateways, channels.clone(), self.fault(Pool::User)),
+            links: user::out::Links::new(gateways, channels.clone(), Peers::new(black_box), self.fault(Pool::User)),
             cluster: self.cluster.clone(),
             table: self.table.clone(),
             state: Arc::clone(&state),
@@ -168,7 +181,7 @@ impl Base {
             draining: None,
         };
         let admin = UserAdminService { me, inbox: Arc::clone(&inbox), cluster: self.cluster.clone(), table: self.table.clone(), channels };
-        let links = LinkServer::new(me, self.incarnation, inbox);
+        let links = LinkServer::after(me, self.incarnation, inbox, past);
         let routes = Routes::new(links.clone().into_service()).add_service(UserAdminServer::new(admin));
         Started { me, routes, links, state, task: self.tasks.spawn(pool.run(self.stop.clone())) }
     }
@@ -178,6 +191,7 @@ impl Base {
     pub fn start_channel(&self, me: InstanceName, metrics: &wk_telemetry::Metrics) -> Started {
         let inbox: Arc<Inbox<channel::events::Ask>> = Arc::default();
         let state = Arc::new(State::default());
+        let (black_box, past) = self.black_box(me);
         let gateways = self.link(me, Daemon::Gateway, &inbox);
         let pushes = self.link(me, Daemon::Worker(Pool::Push), &inbox);
         let pool = ChannelPool {
@@ -186,7 +200,7 @@ impl Base {
             incarnation: self.incarnation,
             inbox: Arc::clone(&inbox),
             channels: Channels::new(config::channel(&self.config)),
-            links: channel::out::Links::new(gateways, pushes),
+            links: channel::out::Links::new(gateways, pushes, Peers::new(black_box)),
             cluster: self.cluster.clone(),
             table: self.table.clone(),
             state: Arc::clone(&state),
@@ -199,7 +213,7 @@ impl Base {
         if let Some(context) = &self.context {
             self.tasks.spawn(save_on_quiesce(context.on_quiesce(), Arc::clone(&inbox), self.stop.clone()));
         }
-        let links = LinkServer::new(me, self.incarnation, inbox);
+        let links = LinkServer::after(me, self.incarnation, inbox, past);
         let routes = Routes::new(links.clone().into_service()).add_service(ChannelAdminServer::new(admin));
         Started { me, routes, links, state, task: self.tasks.spawn(pool.run(self.stop.clone())) }
     }
@@ -209,12 +223,13 @@ impl Base {
     pub fn start_push(&self, me: InstanceName, metrics: &wk_telemetry::Metrics) -> Started {
         let inbox: Arc<Inbox<()>> = Arc::default();
         let state = Arc::new(State::default());
+        let (black_box, past) = self.black_box(me);
         let policy = config::push(&self.config);
         let first_scan_ms = wk_rpc::clock::monotonic_ms().saturating_add(policy.scan_ms);
         let pool = PushPool {
             inbox: Arc::clone(&inbox),
             push: Push::new(policy, first_scan_ms),
-            links: push::out::Links::new(self.link(me, Daemon::Gateway, &inbox)),
+            links: push::out::Links::new(self.link(me, Daemon::Gateway, &inbox), Peers::new(black_box)),
             table: self.table.clone(),
             policy,
             state: Arc::clone(&state),
@@ -224,7 +239,7 @@ impl Base {
             draining: None,
             ticks: 0,
         };
-        let links = LinkServer::new(me, self.incarnation, inbox);
+        let links = LinkServer::after(me, self.incarnation, inbox, past);
         let routes = Routes::new(links.clone().into_service());
         Started { me, routes, links, state, task: self.tasks.spawn(pool.run(self.stop.clone())) }
     }

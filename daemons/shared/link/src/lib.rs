@@ -7,7 +7,7 @@
 //! Planes
 //! - [`codec`], [`item`], [`record`]: the bytes. Own frames inside one `bytes` field, decoded without copying.
 //! - [`ring`], [`inbox`]: the two ends as pure state machines. No sockets, no clocks.
-//! - [`sender`], [`receiver`]: carry them out over gRPC streams on Unix sockets.
+//! - [`sender`], [`receiver`]: carry them out over gRPC streams on Unix sockets; [`blackbox`]: what a receiver died of.
 //!
 //! Invariants
 //! - A receiver never waits for another link before it confirms receipt: so no cycle of processes can block (architecture §5a).
@@ -16,6 +16,7 @@
 //!
 //! Deliberately absent: requests with answers (the cluster's `Data` stream has them), timers for business rules, knowledge of what items mean.
 
+pub mod blackbox;
 pub mod codec;
 pub mod inbox;
 pub mod item;
@@ -24,6 +25,7 @@ pub mod record;
 pub mod ring;
 pub mod sender;
 
+pub use blackbox::{BlackBox, Past};
 pub use codec::DecodeError;
 pub use item::Kind;
 pub use receiver::{Delivery, Handler, LinkServer, Peer, PeerEvent};

@@ -14,6 +14,7 @@ use wk_proto::link::v1 as pb;
 use wk_proto::link::v1::link_server::{Link, LinkServer as Service};
 use wk_types::{Incarnation, InstanceName};
 
+use crate::blackbox::Past;
 use crate::inbox::Inbox;
 use crate::ring::Position;
 
@@ -130,6 +131,8 @@ struct ServerInner {
     me: String,
     incarnation: Incarnation,
     handler: Arc<dyn Handler>,
+    /// How the life before ended.
+    past: Past,
     peers: Mutex<HashMap<String, Peer>>,
 }
 
@@ -143,8 +146,23 @@ impl LinkServer {
     /// A server for the instance `me` in its life `incarnation`.
     #[must_use]
     pub fn new(me: InstanceName, incarnation: Incarnation, handler: Arc<dyn Handler>) -> Self {
-        let inner = ServerInner { me: me.to_string(), incarnation, handler, peers: Mutex::default() };
+        Self::after(me, incarnation, handler, Past::Unknown)
+    }
+
+    /// As [`LinkServer::new`], with what is known of the life before: its senders are told, so that they blame the right item.
+    #[must_use]
+    pub fn after(me: InstanceName, incarnation: Incarnation, handler: Arc<dyn Handler>, past: Past) -> Self {
+        let inner = ServerInner { me: me.to_string(), incarnation, handler, past, peers: Mutex::default() };
         Self { inner: Arc::new(inner) }
+    }
+
+    fn welcome(&self, peer: &Peer) -> pb::Welcome {
+        let died_handling = match &self.inner.past {
+            Past::Died(item) if item.sender == peer.name() && item.incarnation == peer.incarnation() => item.position,
+            _ => 0,
+        };
+        let received = peer.inner.inbox.lock().received();
+        pb::Welcome { received, ended_clean: self.inner.past == Past::Drained, died_handling }
     }
 
     /// The gRPC service.
@@ -216,8 +234,7 @@ impl Link for LinkServer {
         }
         handler.peer(&peer, PeerEvent::Up { fresh: admitted.fresh });
         let (down, reports) = mpsc::channel(REPORT_QUEUE);
-        let received = peer.inner.inbox.lock().received();
-        let welcome = pb::down::Message::Welcome(pb::Welcome { received });
+        let welcome = pb::down::Message::Welcome(self.welcome(&peer));
         down.try_send(Ok(pb::Down { message: Some(welcome) })).map_err(|_| Status::internal("a new queue is full"))?;
         tokio::spawn(async move {
             let end = serve_stream(&peer, handler.as_ref(), &mut up, &down, &admitted.stream).await;

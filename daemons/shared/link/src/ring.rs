@@ -38,8 +38,23 @@ pub struct Outgoing {
     pub keep: Keep,
 }
 
-/// Receivers that may die while they hold an item before it is refused (architecture §4a).
+/// Receivers that may die while they hold an item before it is judged (architecture §4a). One that was being handled at the last death is
+/// refused then. Without that knowledge the items held at so many deaths are isolated: first [`SUSPECTS_TOGETHER`] at a time, after one more
+/// death one at a time, and the one that was out alone when another receiver died is refused. All others are innocent: they were only there.
 pub const DEATHS_MAX: u8 = 2;
+/// Items under suspicion that go together, each group after the one before it is settled.
+const SUSPECTS_TOGETHER: usize = 32;
+
+/// Which life of the receiver a stream meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meets {
+    /// The same as the stream before.
+    Same,
+    /// A new one; the one before drained: what it left is not to blame.
+    AfterDrain,
+    /// A new one; the one before died, while it was handling the item at this position as far as is known.
+    AfterDeath(Option<Position>),
+}
 
 /// Bytes of an item's head in a batch: length, kind, flags, bucket, gap.
 const ITEM_HEAD_BYTES: usize = 4 + 1 + 1 + 2 + 2;
@@ -109,8 +124,10 @@ pub struct Ring {
     received: Position,
     /// Last positions of the batches under way.
     in_flight: VecDeque<Position>,
-    /// Everything up to here is suspect: a receiver died with it unsettled, so it goes one at a time.
+    /// Items up to here go a few at a time: one of them may be what several receivers died of.
     suspect_to: Position,
+    /// How many at a time.
+    suspects_together: usize,
     bytes: usize,
     unsettled: u64,
     window: Window,
@@ -157,6 +174,7 @@ impl Ring {
             received: 0,
             in_flight: VecDeque::new(),
             suspect_to: 0,
+            suspects_together: SUSPECTS_TOGETHER,
             bytes: 0,
             unsettled: 0,
             window,
@@ -214,44 +232,56 @@ impl Ring {
         self.base
     }
 
-    /// A stream to the receiver is up. `received` is what this receiver incarnation has of us; `fresh` says that it is a new incarnation, so
-    /// whatever the old one held without settling goes again. Items that have met too many deaths leave the ring and are returned.
-    pub fn on_stream(&mut self, received: Position, fresh: bool) -> Vec<PoisonedItem> {
+    /// A stream to the receiver is up. `received` is what this receiver incarnation has of us. Whatever an earlier life held without settling
+    /// goes again. An item that receivers died of leaves the ring and is returned.
+    pub fn on_stream(&mut self, received: Position, meets: Meets) -> Option<PoisonedItem> {
         self.in_flight.clear();
-        let mut poisoned = Vec::new();
-        if fresh {
-            // Whatever was sent may have been held: a receiver can die of an item before its receipt gets out.
-            let held = self.received.max(self.next.saturating_sub(1)).min(self.end().saturating_sub(1));
-            for position in self.base..=held {
-                if let Some(item) = self.count_death(position) {
-                    poisoned.push(item);
-                }
-            }
-            if held >= self.base {
-                self.suspect_to = self.suspect_to.max(held);
-            }
-            self.received = self.base - 1;
-            self.next = self.base;
-        } else {
+        let mut poisoned = None;
+        if let Meets::AfterDeath(handling) = meets {
+            poisoned = self.count_deaths(handling);
+        }
+        if meets == Meets::Same {
             let received = received.min(self.sent_ever).max(self.base - 1);
             self.received = received;
             self.next = received + 1;
+        } else {
+            self.received = self.base - 1;
+            self.next = self.base;
         }
         self.drop_done();
         self.check();
         poisoned
     }
 
-    /// Counts a receiver's death for an undone entry; takes the entry out when it was one too many.
-    fn count_death(&mut self, position: Position) -> Option<PoisonedItem> {
-        let entry = self.entry(position)?;
-        if entry.done {
-            return None;
+    /// Counts a receiver's death for everything that was out, and judges.
+    fn count_deaths(&mut self, handling: Option<Position>) -> Option<PoisonedItem> {
+        // Whatever was sent may have been held: a receiver can die of an item before its receipt gets out.
+        let sent = self.received.max(self.next.saturating_sub(1)).min(self.end().saturating_sub(1));
+        let (mut held, mut worst, mut last) = (0_usize, 0, 0);
+        for position in self.base..=sent {
+            let Some(entry) = self.entry(position).filter(|e| !e.done) else { continue };
+            entry.deaths = entry.deaths.saturating_add(1);
+            if entry.deaths >= worst {
+                (worst, last) = (entry.deaths, position);
+            }
+            held += 1;
         }
-        entry.deaths += 1;
-        if entry.deaths < DEATHS_MAX {
-            return None;
-        }
+        let alone = (held == 1 && worst > DEATHS_MAX).then_some(last);
+        let guilty = handling.filter(|position| self.deaths(*position) >= DEATHS_MAX).or(alone);
+        self.suspect_to = if guilty.is_none() && worst >= DEATHS_MAX { last } else { 0 };
+        self.suspects_together = if worst > DEATHS_MAX { 1 } else { SUSPECTS_TOGETHER };
+        self.poison(guilty?)
+    }
+
+    /// Deaths that an undone entry has met.
+    fn deaths(&self, position: Position) -> u8 {
+        let index = position.checked_sub(self.base).and_then(|index| usize::try_from(index).ok());
+        index.and_then(|index| self.entries.get(index)).filter(|e| !e.done).map_or(0, |e| e.deaths)
+    }
+
+    /// Takes an undone entry out.
+    fn poison(&mut self, position: Position) -> Option<PoisonedItem> {
+        let entry = self.entry(position).filter(|e| !e.done)?;
         let (kind, bucket, body) = (entry.kind, entry.bucket, entry.body.clone());
         let token = match entry.then {
             Then::Token(token) => token,
@@ -266,7 +296,7 @@ impl Ring {
         self.entries.get_mut(index)
     }
 
-    /// The next batch, when fewer than two are under way and something waits. Suspects go alone, each after the one before it is settled.
+    /// The next batch, when fewer than two are under way and something waits. Suspects go a few at a time, after those before are settled.
     pub fn next_batch(&mut self) -> Option<Batch> {
         if self.in_flight.len() >= self.window.batches {
             return None;
@@ -278,14 +308,15 @@ impl Ring {
         if first >= self.end() {
             return None;
         }
-        let alone = first <= self.suspect_to;
+        let items_max = if first <= self.suspect_to { self.suspects_together.min(self.window.items) } else { self.window.items };
+        let last_max = if first <= self.suspect_to { self.suspect_to } else { Position::MAX };
         if self.base <= self.suspect_to && self.suspect_is_out(first) {
             return None;
         }
         let mut items = BytesMut::new();
         let mut count: u32 = 0;
         let mut position = first;
-        while position < self.end() && (count as usize) < self.window.items && items.len() < BATCH_BYTES_MAX {
+        while position < self.end() && position <= last_max && (count as usize) < items_max && items.len() < BATCH_BYTES_MAX {
             let replay = position <= self.sent_ever;
             let Some(entry) = self.entry(position) else { break };
             if entry.done {
@@ -298,9 +329,6 @@ impl Ring {
                 count += 1;
             }
             position += 1;
-            if alone {
-                break;
-            }
         }
         let last = position - 1;
         self.next = position;

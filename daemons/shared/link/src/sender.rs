@@ -18,7 +18,7 @@ use wk_types::limits::LINK_STALL;
 use wk_types::{BUCKETS, Bucket, Daemon, Incarnation, InstanceName};
 
 use crate::item::Kind;
-use crate::ring::{Batch, Keep, Outgoing, PoisonedItem, Position, Ring, Then, Window, put_item};
+use crate::ring::{Batch, Keep, Meets, Outgoing, PoisonedItem, Position, Ring, Then, Window, put_item};
 
 /// Messages that wait for HTTP/2; the ring's window bounds what is inside them.
 const STREAM_QUEUE: usize = 4;
@@ -355,9 +355,16 @@ async fn run_stream(shared: &Shared, link: &Slot, row: &Row, met: &mut Incarnati
     };
     let (mut down, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, open).await.map_err(|_| StreamError::NoWelcome)??;
     let fresh = *met != row.incarnation;
-    let poisoned = link.ring.lock().on_stream(welcome.received, fresh);
+    let meets = match fresh {
+        false => Meets::Same,
+        true if welcome.ended_clean => Meets::AfterDrain,
+        true => Meets::AfterDeath(Some(welcome.died_handling).filter(|position| *position > 0)),
+    };
+    let poisoned = link.ring.lock().on_stream(welcome.received, meets);
     *met = row.incarnation;
-    tell_poisoned(shared, link, poisoned);
+    if let Some(item) = poisoned {
+        tell_poisoned(shared, link, item);
+    }
     if fresh {
         send_preamble(shared, link, &up).await?;
     }
@@ -404,17 +411,9 @@ fn on_report(shared: &Shared, link: &Slot, report: &pb::Report) {
     shared.tell_done(done);
 }
 
-fn tell_poisoned(shared: &Shared, link: &Slot, poisoned: Vec<PoisonedItem>) {
-    for item in poisoned {
-        tracing::error!(receiver = %link.name, kind = ?item.kind, "two receivers died holding this item, it is refused");
-        (shared.hooks.on_poison)(Poisoned {
-            slot: link.name.slot,
-            kind: item.kind,
-            bucket: item.bucket,
-            body: item.body,
-            token: item.token,
-        });
-    }
+fn tell_poisoned(shared: &Shared, link: &Slot, item: PoisonedItem) {
+    tracing::error!(receiver = %link.name, kind = ?item.kind, "receivers died of this item, it is refused");
+    (shared.hooks.on_poison)(Poisoned { slot: link.name.slot, kind: item.kind, bucket: item.bucket, body: item.body, token: item.token });
 }
 
 async fn send_preamble(shared: &Shared, link: &Slot, up: &mpsc::Sender<pb::Up>) -> Result<(), StreamError> {

@@ -140,6 +140,7 @@ impl ChannelPool {
             }
         }
         self.last_cursors().await;
+        self.links.peers.drained();
     }
 
     fn take_table(&mut self) {
@@ -158,9 +159,11 @@ impl ChannelPool {
                 let sender = self.links.peers.meet(&peer);
                 self.metrics.items.inc_by(u64::try_from(items.len()).unwrap_or(0));
                 for item in items {
+                    self.links.peers.begin(Origin::new(sender.id, item.position), item.replay);
                     self.fault.check(&item.body);
                     self.channels.deliver(sender, item, at, &mut self.links);
                 }
+                self.links.peers.rest();
             }
             Event::Peer(peer, PeerEvent::Up { fresh: true }) => {
                 let sender = self.links.peers.meet(&peer);

@@ -42,8 +42,8 @@ pub struct Links {
 impl Links {
     /// Links that are already started.
     #[must_use]
-    pub fn new(gateways: LinkSet, pushes: LinkSet) -> Self {
-        Self { gateways, pushes, peers: Peers::default(), calls: Vec::new(), encoder: Encoder::default() }
+    pub fn new(gateways: LinkSet, pushes: LinkSet, peers: Peers) -> Self {
+        Self { gateways, pushes, peers, calls: Vec::new(), encoder: Encoder::default() }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::fault::Fault;
 use crate::inbox::{Event, Inbox};
 use crate::limits::{DRAIN_MAX, TICK};
 use crate::metrics::PushMetrics;
+use crate::origin::Origin;
 use crate::quarantine::Quarantine;
 use crate::state::State;
 
@@ -76,6 +77,7 @@ impl PushPool {
                 break;
             }
         }
+        self.links.peers.drained();
     }
 
     fn event(&mut self, event: Event<()>) {
@@ -86,9 +88,16 @@ impl PushPool {
                 let sender = self.links.peers.meet(&peer);
                 self.metrics.items.inc_by(u64::try_from(items.len()).unwrap_or(0));
                 for item in items {
+                    let replay = item.replay;
+                    self.links.peers.begin(Origin::new(sender.id, item.position), replay);
                     self.fault.check(&item.body);
                     self.push.deliver(sender, item, &mut self.links);
+                    if replay {
+                        // At once, so that the right item is noted should it end us.
+                        self.push.run(now(), &mut self.links);
+                    }
                 }
+                self.links.peers.rest();
             }
             Event::Peer(peer, PeerEvent::Up { fresh: true }) => {
                 let sender = self.links.peers.meet(&peer);

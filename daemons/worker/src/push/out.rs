@@ -22,8 +22,8 @@ pub struct Links {
 impl Links {
     /// Links that are already started.
     #[must_use]
-    pub fn new(gateways: LinkSet) -> Self {
-        Self { gateways, peers: Peers::default(), encoder: Encoder::default() }
+    pub fn new(gateways: LinkSet, peers: Peers) -> Self {
+        Self { gateways, peers, encoder: Encoder::default() }
     }
 }
 

@@ -94,6 +94,7 @@ impl UserPool {
                 break;
             }
         }
+        self.links.peers.drained();
     }
 
     fn take_table(&mut self, before: &[u16]) -> Vec<u16> {
@@ -111,8 +112,10 @@ impl UserPool {
                 let sender = self.links.peers.meet(&peer);
                 self.metrics.items.inc_by(u64::try_from(items.len()).unwrap_or(0));
                 for item in items {
+                    self.links.peers.begin(Origin::new(sender.id, item.position), item.replay);
                     self.users.deliver(sender, item, at, &mut self.links);
                 }
+                self.links.peers.rest();
             }
             Event::Peer(peer, PeerEvent::Up { fresh: true }) => {
                 let sender = self.links.peers.meet(&peer);

@@ -28,8 +28,8 @@ pub struct Links {
 impl Links {
     /// Links that are already started.
     #[must_use]
-    pub fn new(gateways: LinkSet, channels: LinkSet, fault: Fault) -> Self {
-        Self { gateways, channels, peers: Peers::default(), lookups: Vec::new(), encoder: Encoder::default(), fault }
+    pub fn new(gateways: LinkSet, channels: LinkSet, peers: Peers, fault: Fault) -> Self {
+        Self { gateways, channels, peers, lookups: Vec::new(), encoder: Encoder::default(), fault }
     }
 
     fn answer<'a>(&mut self, conn: ConnId, kind: Kind, body: &impl Body<'a>, token: u64) {
@@ -57,9 +57,11 @@ impl Out for Links {
     }
 
     fn channel_send(&mut self, bucket: Bucket, x: &item::ChannelSend<'_>, done: Origin) {
+        self.peers.resume(done);
         self.fault.check(x.message.payload);
         let body = self.encoder.encode(x);
         self.channels.push(bucket, Kind::ChannelSend, body, Keep::UntilSettled, done.token());
+        self.peers.rest();
     }
 
     fn lookup(&mut self, load: usize, queries: Vec<pb::Query>) {

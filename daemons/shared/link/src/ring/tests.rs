@@ -42,7 +42,7 @@ fn receipt_is_enough_for_soft_items_only() {
 }
 
 #[test]
-fn a_new_receiver_gets_what_is_unsettled_in_order_and_one_at_a_time() {
+fn a_new_receiver_gets_what_is_unsettled_in_order_and_at_once() {
     let (mut ring, mut inbox) = (Ring::default(), Inbox::default());
     for n in 0..4 {
         push(&mut ring, n, Keep::UntilSettled);
@@ -54,40 +54,66 @@ fn a_new_receiver_gets_what_is_unsettled_in_order_and_one_at_a_time() {
     push(&mut ring, 4, Keep::UntilSettled);
 
     let mut second = Inbox::default();
-    assert!(ring.on_stream(0, true).is_empty());
-    let mut got = Vec::new();
-    for _ in 0..4 {
-        let items = {
-            let mut taken = Vec::new();
-            while let Some(batch) = ring.next_batch() {
-                taken.extend(second.on_batch(batch.first, &batch.items).expect("own bytes"));
-            }
-            taken
-        };
-        assert_eq!(items.len(), 1, "suspects travel alone");
-        assert_eq!(items[0].replay, items[0].body[0] != 4);
-        got.push(items[0].body[0]);
-        second.settle(items[0].position);
-        let (received, settled) = second.take_report().expect("something to say");
-        ring.on_report(received, &settled, &mut Vec::new());
-    }
-    assert_eq!(got, [0, 2, 3, 4]);
-    assert!(ring.is_empty());
+    assert!(ring.on_stream(0, Meets::AfterDeath(None)).is_none());
+    let batch = ring.next_batch().expect("everything");
+    let items = second.on_batch(batch.first, &batch.items).expect("own bytes");
+    assert_eq!(items.iter().map(|i| (i.body[0], i.replay)).collect::<Vec<_>>(), [(0, true), (2, true), (3, true), (4, false)]);
 }
 
 #[test]
-fn the_second_death_poisons_only_what_was_held() {
-    let (mut ring, mut inbox) = (Ring::default(), Inbox::default());
+fn what_was_handled_at_the_second_death_is_refused_and_nothing_else() {
+    let mut ring = Ring::default();
+    for n in 0..3 {
+        push(&mut ring, n, Keep::UntilSettled);
+    }
+    pump(&mut ring, &mut Inbox::default());
+    assert!(ring.on_stream(0, Meets::AfterDeath(None)).is_none());
+    assert_eq!(pump(&mut ring, &mut Inbox::default()), [0, 1, 2]);
+    let poisoned = ring.on_stream(0, Meets::AfterDeath(Some(2))).expect("its second death");
+    assert_eq!((poisoned.body[0], poisoned.token), (1, 2));
+    assert_eq!(pump(&mut ring, &mut Inbox::default()), [0, 2], "the others were only there");
+}
+
+#[test]
+fn handled_at_one_death_is_not_enough_and_a_drain_is_no_death() {
+    let mut ring = Ring::default();
     push(&mut ring, 0, Keep::UntilSettled);
-    push(&mut ring, 1, Keep::UntilSettled);
-    pump(&mut ring, &mut inbox);
-    assert!(ring.on_stream(0, true).is_empty());
-    let mut second = Inbox::default();
-    assert_eq!(pump(&mut ring, &mut second), [0], "only the first suspect is out");
-    let poisoned = ring.on_stream(0, true);
-    assert_eq!(poisoned.iter().map(|p| (p.body[0], p.token)).collect::<Vec<_>>(), [(0, 1)]);
-    let mut third = Inbox::default();
-    assert_eq!(pump(&mut ring, &mut third), [1]);
+    pump(&mut ring, &mut Inbox::default());
+    assert!(ring.on_stream(0, Meets::AfterDeath(Some(1))).is_none());
+    pump(&mut ring, &mut Inbox::default());
+    assert!(ring.on_stream(0, Meets::AfterDrain).is_none());
+    assert_eq!(pump(&mut ring, &mut Inbox::default()), [0]);
+    assert!(ring.on_stream(0, Meets::AfterDeath(Some(1))).is_some());
+}
+
+/// The receiver dies whenever it holds `culprit`, and cannot say so; otherwise it settles what it holds.
+#[test]
+fn a_culprit_that_nobody_names_is_isolated() {
+    let (mut ring, mut inbox) = (Ring::default(), Inbox::default());
+    let (all, culprit) = (200_u8, 77_u8);
+    for n in 0..all {
+        push(&mut ring, n, Keep::UntilSettled);
+    }
+    let (mut deaths, mut settled, mut refused) = (0, Vec::new(), Vec::new());
+    for _ in 0..1000 {
+        let Some(batch) = ring.next_batch() else { break };
+        let items = inbox.on_batch(batch.first, &batch.items).expect("own bytes");
+        if items.iter().any(|i| i.body[0] == culprit) {
+            deaths += 1;
+            inbox = Inbox::default();
+            refused.extend(ring.on_stream(0, Meets::AfterDeath(None)).map(|p| p.body[0]));
+            continue;
+        }
+        for item in items {
+            settled.push(item.body[0]);
+            inbox.settle(item.position);
+        }
+        let (received, ranges) = inbox.take_report().expect("something to say");
+        ring.on_report(received, &ranges, &mut Vec::new());
+    }
+    assert!(ring.is_empty());
+    assert_eq!((refused.as_slice(), settled.len(), deaths), (&[culprit][..], usize::from(all) - 1, 4));
+    assert!(settled.is_sorted(), "the order is kept");
 }
 
 #[test]
@@ -100,7 +126,7 @@ fn a_lost_report_is_told_again() {
     let lost = inbox.take_report();
     assert!(lost.is_some());
     inbox.on_hello(ring.first());
-    ring.on_stream(inbox.received(), false);
+    ring.on_stream(inbox.received(), Meets::Same);
     let (received, settled) = inbox.take_report().expect("told again");
     ring.on_report(received, &settled, &mut Vec::new());
     assert_eq!((ring.first(), ring.len()), (2, 1));
@@ -115,7 +141,7 @@ enum Step {
     SettleLocally,
     Report,
     BreakStream,
-    Death,
+    Death(bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -126,7 +152,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::SettleLocally),
         4 => Just(Step::Report),
         1 => Just(Step::BreakStream),
-        1 => Just(Step::Death),
+        1 => any::<bool>().prop_map(Step::Death),
     ];
     proptest::collection::vec(step, 1..200)
 }
@@ -161,13 +187,14 @@ proptest! {
                 Step::Report => report(&mut ring, &mut inbox, &mut told),
                 Step::BreakStream => {
                     inbox.on_hello(ring.first());
-                    ring.on_stream(inbox.received(), false);
+                    ring.on_stream(inbox.received(), Meets::Same);
                 }
-                Step::Death => {
+                Step::Death(known) => {
                     inbox = Inbox::default();
+                    let handling = held.first().copied().filter(|_| known);
                     held.clear();
                     last_seen = 0;
-                    finished += ring.on_stream(0, true).len() as u64;
+                    finished += u64::from(ring.on_stream(0, Meets::AfterDeath(handling)).is_some());
                 }
             }
             while let Some(batch) = ring.next_batch() {

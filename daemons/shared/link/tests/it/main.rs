@@ -11,6 +11,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wk_link::blackbox::BlackBox;
 use wk_link::ring::Window;
 use wk_link::{Delivery, Handler, Keep, Kind, LinkHooks, LinkServer, LinkSet, LinkSetConfig, Peer, PeerEvent, Preamble};
 use wk_proto::node::v1 as pb;
@@ -60,6 +61,7 @@ impl Seen {
 /// A receiver process in miniature: one incarnation on one socket, with a runtime of its own so that its end closes everything.
 struct Life {
     seen: Arc<Seen>,
+    black_box: BlackBox,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
     row: pb::Instance,
@@ -72,7 +74,8 @@ impl Life {
         let listener = std::os::unix::net::UnixListener::bind(&socket).expect("bind");
         listener.set_nonblocking(true).expect("non-blocking");
         let seen = Arc::new(Seen::default());
-        let server = LinkServer::new(name, incarnation, seen.clone()).into_service();
+        let (black_box, past) = BlackBox::open(&dir.join("box")).expect("a file");
+        let server = LinkServer::after(name, incarnation, seen.clone(), past).into_service();
         let stop = CancellationToken::new();
         let until = stop.clone();
         let thread = std::thread::spawn(move || {
@@ -95,7 +98,7 @@ impl Life {
             health_socket: String::new(),
             pid: 1,
         };
-        Self { seen, stop, thread: Some(thread), row }
+        Self { seen, black_box, stop, thread: Some(thread), row }
     }
 }
 
@@ -164,16 +167,6 @@ impl Sender {
         self.links.push(bucket(), Kind::Send, Bytes::copy_from_slice(&[n]), keep, u64::from(n));
     }
 
-    /// Waits until a report of the receiver in use has come back: its receipt of everything sent so far is known.
-    async fn flushed(&self) {
-        let wait = async {
-            while self.links.received(0) == 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("a report comes");
-    }
-
     async fn wait(&self, mut ready: impl FnMut(&Self) -> bool) {
         let wait = async {
             while !ready(self) {
@@ -235,9 +228,10 @@ async fn two_deaths_take_the_item_out_and_the_rest_goes_on() {
     sender.push(8, Keep::UntilReceived);
     let second = Life::start(dir.path(), 2);
     sender.publish(&second.row);
-    second.seen.wait(3).await;
-    assert_eq!(second.seen.bodies(), [b'<', b'>', 1], "suspects travel alone");
-    sender.flushed().await;
+    second.seen.wait(4).await;
+    assert_eq!(second.seen.bodies()[..4], [b'<', b'>', 1, 2], "what was held goes at once");
+    let (peer, item) = second.seen.items.lock()[2].clone();
+    second.black_box.handling(peer.instance(), peer.incarnation(), item.position);
     drop(second);
     let third = Life::start(dir.path(), 3);
     sender.publish(&third.row);
@@ -245,6 +239,12 @@ async fn two_deaths_take_the_item_out_and_the_rest_goes_on() {
     assert_eq!(*sender.poisoned.lock(), [1]);
     third.seen.wait(3).await;
     assert_eq!(third.seen.bodies()[2], 2);
+    third.black_box.drained();
+    drop(third);
+    let fourth = Life::start(dir.path(), 4);
+    sender.publish(&fourth.row);
+    fourth.seen.wait(3).await;
+    assert_eq!(fourth.seen.bodies()[2], 2, "held at two deaths and a drain");
 }
 
 #[tokio::test]

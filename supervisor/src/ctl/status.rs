@@ -155,7 +155,7 @@ fn rows(snapshot: &pb::Snapshot) -> Vec<Row> {
             rows.push(row(first, daemon.to_owned()));
         } else {
             let ready = group.iter().filter(|i| i.state() == State::Ready).count();
-            let state = if ready == count { "ready" } else { "degraded" };
+            let state = pool_state(group);
             let restarts: u32 = group.iter().map(|i| i.restarts).sum();
             let state = format!("{state} {ready}/{count}");
             rows.push(Row::from([("NAME", daemon.to_owned()), ("STATE", state), ("RESTARTS", restarts.to_string())]));
@@ -172,6 +172,14 @@ fn rows(snapshot: &pb::Snapshot) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// One word for a pool: the state of all its processes where they agree.
+fn pool_state(group: &[pb::InstanceStatus]) -> String {
+    match group {
+        [first, rest @ ..] if rest.iter().all(|i| i.state() == first.state()) => state_name(first.state()),
+        _ => "degraded".to_owned(),
+    }
 }
 
 fn daemon_of(name: &str) -> &str {
@@ -280,9 +288,17 @@ mod tests {
     #[test]
     fn table_shows_pools_as_trees_and_reasons() {
         let text = table(&snapshot(), Paint { on: false });
-        assert!(text.contains("worker.user         degraded 1/2") || text.contains("worker.user"), "{text}");
+        assert!(text.lines().any(|l| l.starts_with("worker.user ") && l.contains("degraded 1/2")), "{text}");
         assert!(text.contains(" └ worker.user@1") && text.contains("exit 1; next try in 6.4 s"), "{text}");
         assert!(text.lines().nth(1).is_some_and(|l| l.starts_with("cluster ") && l.contains("1m5s")), "{text}");
+    }
+
+    #[test]
+    fn a_stopped_pool_is_down() {
+        let mut s = snapshot();
+        s.instances.iter_mut().for_each(|i| i.set_state(State::Down));
+        let text = table(&s, Paint { on: false });
+        assert!(text.lines().any(|l| l.starts_with("worker.user ") && l.contains("down 0/2")), "{text}");
     }
 
     #[test]

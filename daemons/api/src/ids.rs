@@ -1,6 +1,5 @@
 //! Message ids, fetched ahead in blocks, so that a send does not wait for the cluster.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -8,10 +7,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wk_proto::cluster::v1::IdRun;
 use wk_rpc::ClusterData;
 use wk_rpc::backoff::Backoff;
-use wk_types::MessageId;
+use wk_types::{IdRun, IdStock, MessageId};
 
 use crate::limits::{ID_BLOCK, ID_LOW, SEND_DEADLINE};
 
@@ -23,39 +21,11 @@ pub struct Ids {
 
 #[derive(Debug, Default)]
 struct Shared {
-    runs: Mutex<Runs>,
+    stock: Mutex<IdStock>,
     /// Wakes the fetcher.
     low: Notify,
     /// Wakes takers after a fetch.
     filled: Notify,
-}
-
-/// Unused ids, in the order they were allocated.
-#[derive(Debug, Default)]
-struct Runs {
-    runs: VecDeque<IdRun>,
-    left: u32,
-}
-
-impl Runs {
-    fn take(&mut self) -> Option<MessageId> {
-        let run = self.runs.front_mut()?;
-        let id = run.first;
-        run.first += 1;
-        run.count -= 1;
-        self.left -= 1;
-        if run.count == 0 {
-            self.runs.pop_front();
-        }
-        Some(id)
-    }
-
-    fn add(&mut self, runs: Vec<IdRun>) {
-        for run in runs.into_iter().filter(|run| run.count > 0 && run.first > 0) {
-            self.left = self.left.saturating_add(run.count);
-            self.runs.push_back(run);
-        }
-    }
 }
 
 impl Ids {
@@ -83,9 +53,9 @@ impl Ids {
         loop {
             let filled = self.shared.filled.notified();
             {
-                let mut runs = self.shared.runs.lock();
-                let id = runs.take();
-                if runs.left < ID_LOW {
+                let mut stock = self.shared.stock.lock();
+                let id = stock.take();
+                if stock.len() < ID_LOW {
                     self.shared.low.notify_one();
                 }
                 if id.is_some() {
@@ -98,22 +68,22 @@ impl Ids {
 
     /// Ids at hand.
     #[must_use]
-    pub fn left(&self) -> u32 {
-        self.shared.runs.lock().left
+    pub fn left(&self) -> u64 {
+        self.shared.stock.lock().len()
     }
 }
 
 async fn keep_filled(data: &ClusterData, shared: &Shared) {
     let mut backoff = Backoff::default();
     loop {
-        if shared.runs.lock().left >= ID_LOW {
+        if shared.stock.lock().len() >= ID_LOW {
             shared.low.notified().await;
             continue;
         }
         match data.alloc_ids(ID_BLOCK).await {
             Ok(runs) => {
                 backoff.reset();
-                shared.runs.lock().add(runs);
+                shared.stock.lock().add(runs.into_iter().map(|run| IdRun { first: run.first, count: run.count }));
                 shared.filled.notify_waiters();
             }
             Err(err) => {
@@ -121,19 +91,5 @@ async fn keep_filled(data: &ClusterData, shared: &Shared) {
                 tokio::time::sleep(backoff.pause()).await;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_come_from_runs_in_order() {
-        let mut runs = Runs::default();
-        runs.add(vec![IdRun { first: 10, count: 2 }, IdRun { first: 5, count: 0 }, IdRun { first: 30, count: 1 }]);
-        assert_eq!(runs.left, 3);
-        assert_eq!([runs.take(), runs.take(), runs.take(), runs.take()], [Some(10), Some(11), Some(30), None]);
-        assert_eq!(runs.left, 0);
     }
 }

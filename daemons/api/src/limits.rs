@@ -37,7 +37,7 @@ pub const SCAN_PAGE_MEMBERS: u32 = 5000;
 /// Message ids fetched in one call.
 pub const ID_BLOCK: u32 = 512;
 /// Ids left at which the next block is fetched.
-pub const ID_LOW: u32 = 128;
+pub const ID_LOW: u64 = 128;
 /// Items and bytes the api keeps unsettled towards one channel worker.
 pub const LINK_RING_ITEMS: usize = 16 << 10;
 /// See [`LINK_RING_ITEMS`]. Unit: bytes.
@@ -78,5 +78,5 @@ pub const CURSOR_SAVE_EVERY: Duration = Duration::from_secs(1);
 pub const WEBHOOK_BODY_BYTES_MAX: usize = 4 << 20;
 
 const _: () = assert!(BODY_BYTES_MAX >= wk_types::limits::PAYLOAD_BYTES_MAX / 3 * 4 + 4096, "the largest payload fits in base64");
-const _: () = assert!(ID_LOW < ID_BLOCK, "a block is fetched before the last one ends");
+const _: () = assert!(ID_LOW < ID_BLOCK as u64, "a block is fetched before the last one ends");
 const _: () = assert!(WEBHOOK_RETRY_MIN.as_millis() < WEBHOOK_RETRY_MAX.as_millis(), "the pause grows");

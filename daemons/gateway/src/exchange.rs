@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use wk_types::{Bucket, ConnId, MessageId};
+use wk_types::{Bucket, ConnId, IdRun, MessageId};
 use wk_wire::jsonrpc::{Dialect, Id};
 use wk_wire::{Connect, Flags, Version};
 
@@ -178,15 +178,6 @@ pub enum Command {
     Quiesce,
     /// Half-close every connection after its last byte, then close; answered by [`Event::Drained`]. The reactor then ends.
     Drain,
-}
-
-/// Consecutive message ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IdRun {
-    /// First id.
-    pub first: MessageId,
-    /// How many.
-    pub count: u32,
 }
 
 /// A queue between two threads.

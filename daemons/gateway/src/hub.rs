@@ -9,18 +9,17 @@ use bytes::Bytes;
 use wk_link::item::{self, Body, Encoder};
 use wk_link::sender::Poisoned;
 use wk_link::{Keep, Kind};
-use wk_types::{Bucket, ConnId, MessageId, Reason};
+use wk_types::{Bucket, ConnId, IdRun, IdStock, MessageId, Reason};
 use wk_wire::Sendack;
 use wk_wire::jsonrpc::Id;
 
 use crate::answers::{self, Chunks};
 use crate::config::Settings;
-use crate::exchange::{At, CloseReason, Command, Event, Handover, IdRun, Login, Mailbox, Shared};
+use crate::exchange::{At, CloseReason, Command, Event, Handover, Login, Mailbox, Shared};
 use crate::inflight::{Answer, Entry, InFlight};
 use crate::limits::{IDS_LENT, IDS_LOW};
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
-use crate::reactor::ids::Ids;
 use crate::reactor::refusal;
 use crate::session::{Registry, Session, State};
 use crate::uplink::Uplink;
@@ -58,7 +57,7 @@ pub struct Hub {
     uplink: Option<Box<dyn Uplink>>,
     sessions: Registry,
     in_flight: InFlight,
-    ids: Ids,
+    ids: IdStock,
     desks: Vec<Desk>,
     encoder: Encoder,
     scratch: Vec<u8>,
@@ -99,7 +98,7 @@ impl Hub {
             uplink: None,
             sessions: Registry::default(),
             in_flight: InFlight::default(),
-            ids: Ids::default(),
+            ids: IdStock::default(),
             desks: Vec::new(),
             encoder: Encoder::default(),
             scratch: Vec::new(),

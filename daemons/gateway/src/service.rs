@@ -21,10 +21,10 @@ use wk_rpc::clock::{monotonic_ms, unix_ms};
 use wk_rpc::table::RowState;
 use wk_rpc::{ClusterData, Table, TableWatch};
 use wk_types::limits::SEND_DEADLINE;
-use wk_types::{Daemon, Pool};
+use wk_types::{Daemon, IdRun, Pool};
 
 use crate::config::Settings;
-use crate::exchange::{Command, Event, IdRun, Mailbox, Shared, Transport};
+use crate::exchange::{Command, Event, Mailbox, Shared, Transport};
 use crate::hub::{Hub, Parts};
 use crate::limits::{
     CONGESTION_CHECK, DRAIN_SETTLE_TIMEOUT, HANDSHAKE_TIMEOUT, IDS_BLOCK, IDS_RETRY_PAUSE, LINGER_TIMEOUT, LINK_BYTES_MAX, LINK_ITEMS_MAX,

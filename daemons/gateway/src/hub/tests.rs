@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 use wk_link::sender::Ticket;
-use wk_types::{ChannelType, DeviceFlag, DeviceLevel};
+use wk_types::{ChannelType, DeviceFlag, DeviceLevel, IdRun};
 use wk_wire::jsonrpc::Dialect;
 use wk_wire::{Connect, ServerFrame, Version, decode_server, frame};
 

@@ -10,11 +10,10 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use wk_link::item::{self, Encoder};
-use wk_types::{Bucket, ChannelType, Reason};
+use wk_types::{Bucket, ChannelType, IdStock, Reason};
 use wk_wire::jsonrpc::{self, Dialect, Id, Splitter};
 use wk_wire::{Connack, Connect, Recvack, SendRef, Sub, Suback, Version, encode, ids};
 
-use super::ids::Ids;
 use super::ws::{self, Opcode};
 use crate::config::Settings;
 use crate::exchange::{At, CloseReason, Event, Handover, Login, Shared, Transport};
@@ -68,7 +67,7 @@ pub(super) struct Cx<'a> {
     pub(super) out: &'a mut Vec<u8>,
     pub(super) events: &'a mut Vec<Event>,
     pub(super) encoder: &'a mut Encoder,
-    pub(super) ids: &'a mut Ids,
+    pub(super) ids: &'a mut IdStock,
     pub(super) settings: &'a Settings,
     pub(super) shared: &'a Shared,
     pub(super) metrics: &'a Metrics,

@@ -23,7 +23,6 @@ mod stream;
 mod sys;
 
 pub mod buffer;
-pub mod ids;
 pub mod timer;
 pub mod upgrade;
 pub mod ws;

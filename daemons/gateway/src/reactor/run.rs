@@ -17,12 +17,12 @@ use super::Common;
 use super::accept::{Addresses, Listener};
 use super::buffer::Pool;
 use super::conn::{Conn, Cx, End, Stage};
-use super::ids::Ids;
 use super::slot::{Ending, Key, Receive, Slot, Target};
 use super::sys::{Completion, Uring};
 use super::timer::Wheel;
 use crate::exchange::{At, CloseReason, Command, Event, Mailbox, Transport};
 use wk_rpc::clock::monotonic_ms;
+use wk_types::IdStock;
 
 /// Key of the wheel for "arm accepting again"; no slot has it because slots stay far below.
 pub(super) const ACCEPT_TIMER: u64 = u64::MAX;
@@ -65,7 +65,7 @@ pub(super) struct Reactor {
 pub(super) struct Desk {
     pub(super) events: Vec<Event>,
     pub(super) encoder: Encoder,
-    pub(super) ids: Ids,
+    pub(super) ids: IdStock,
     pub(super) pool: Pool,
     pub(super) scratch: Vec<u8>,
     pub(super) unmasked: Vec<u8>,
@@ -84,7 +84,7 @@ impl Reactor {
         let desk = Desk {
             events: Vec::new(),
             encoder: Encoder::default(),
-            ids: Ids::default(),
+            ids: IdStock::default(),
             pool: Pool::default(),
             scratch: Vec::new(),
             unmasked: Vec::new(),

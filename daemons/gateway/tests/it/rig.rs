@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use wk_gateway::config::Settings;
-use wk_gateway::exchange::{At, CloseReason, Command, Event, Handover, IdRun, Login, Mailbox, Shared, Transport};
+use wk_gateway::exchange::{At, CloseReason, Command, Event, Handover, Login, Mailbox, Shared, Transport};
 use wk_gateway::metrics::Metrics;
 use wk_gateway::reactor::{Common, Reactors};
-use wk_types::Reason;
+use wk_types::{IdRun, Reason};
 use wk_wire::jsonrpc::results;
 use wk_wire::{Connack, Sendack, Version, encode};
 

@@ -5,6 +5,7 @@
 
 pub mod bucket;
 pub mod channel;
+pub mod id_stock;
 pub mod ids;
 pub mod instance;
 pub mod limits;
@@ -12,6 +13,7 @@ pub mod reason;
 
 pub use bucket::{BUCKETS, Bucket, owner_slot};
 pub use channel::{ChannelKey, ChannelType, DeviceFlag, DeviceLevel, SYSTEM_UID};
+pub use id_stock::{IdRun, IdStock};
 pub use ids::{ConnId, Incarnation, MessageId, MessageSeq, NodeId};
 pub use instance::{Daemon, InstanceName, Pool};
 pub use reason::Reason;

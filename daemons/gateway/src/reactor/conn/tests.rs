@@ -1,10 +1,9 @@
 use proptest::prelude::*;
 use wk_link::item::Body;
-use wk_types::{ConnId, DeviceFlag};
+use wk_types::{ConnId, DeviceFlag, IdRun, IdStock};
 use wk_wire::{Setting, Sub, SubAction};
 
 use super::*;
-use crate::exchange::IdRun;
 
 /// A connection and everything it works with.
 struct Bench {
@@ -12,7 +11,7 @@ struct Bench {
     settings: Settings,
     shared: Shared,
     metrics: Metrics,
-    ids: Ids,
+    ids: IdStock,
     events: Vec<Event>,
     out: Vec<u8>,
     ended: Option<End>,
@@ -22,7 +21,7 @@ impl Bench {
     fn new(listener: Transport, settings: Settings) -> Self {
         let at = At { conn: ConnId(1), slot: 0, reactor: 0 };
         let conn = Conn::new(at, listener, ([127, 0, 0, 1], 9).into(), &settings, 0);
-        let mut ids = Ids::default();
+        let mut ids = IdStock::default();
         ids.add([IdRun { first: 1, count: 100_000 }]);
         let metrics = Metrics::new(&wk_telemetry::Metrics::new());
         Self { conn, settings, shared: Shared::default(), metrics, ids, events: Vec::new(), out: Vec::new(), ended: None }

@@ -1,19 +1,26 @@
-//! Message ids lent by the hub.
+//! Message ids fetched ahead, so that a message does not wait for its number.
 
 use std::collections::VecDeque;
 
-use wk_types::MessageId;
+use crate::MessageId;
 
-use crate::exchange::IdRun;
+/// Ids that follow one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRun {
+    /// First id.
+    pub first: MessageId,
+    /// How many.
+    pub count: u32,
+}
 
 /// Ids in stock, handed out in the order they came.
 #[derive(Debug, Default)]
-pub struct Ids {
+pub struct IdStock {
     runs: VecDeque<IdRun>,
     left: u64,
 }
 
-impl Ids {
+impl IdStock {
     /// Adds runs.
     pub fn add(&mut self, runs: impl IntoIterator<Item = IdRun>) {
         for run in runs.into_iter().filter(|run| run.count > 0) {
@@ -74,7 +81,7 @@ mod tests {
 
     #[test]
     fn every_id_comes_once_and_in_order() {
-        let mut ids = Ids::default();
+        let mut ids = IdStock::default();
         ids.add([IdRun { first: 10, count: 2 }, IdRun { first: 5, count: 0 }, IdRun { first: 20, count: 3 }]);
         assert_eq!(ids.take(), Some(10));
         assert_eq!(ids.lend(2), [IdRun { first: 11, count: 1 }, IdRun { first: 20, count: 1 }]);

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::ws;
 use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -13,7 +14,14 @@ use wk_wire::{Connect, Flags, Frame, SendRef, ServerFrame, Setting, Version, dec
 /// Connections from one source address before the next one is used. Source: machine-limits §1, the port search gets slow beyond 14,000.
 const PER_SOURCE: usize = 10_000;
 
-/// A logged-in connection.
+async fn read(stream: &mut TcpStream, inbox: &mut Vec<u8>, uid: &str) -> anyhow::Result<()> {
+    if stream.read_buf(inbox).await? == 0 {
+        bail!("{uid}: closed before CONNACK");
+    }
+    Ok(())
+}
+
+/// A logged-in connection. One over WebSocket only logs in: it says and hears nothing afterwards.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
@@ -28,7 +36,7 @@ pub(crate) const VERSION: Version = Version::V5;
 
 impl Client {
     /// Connects as `uid`; `index` spreads connections over source addresses 127.0.0.2, .3, ...
-    pub(crate) async fn connect(addr: SocketAddr, index: usize, uid: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(addr: SocketAddr, index: usize, uid: &str, web_socket: bool) -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         if addr.ip().is_loopback() {
             let host = u8::try_from(2 + index / PER_SOURCE).context("too many connections for one /24")?;
@@ -48,9 +56,17 @@ impl Client {
         };
         let mut out = Vec::new();
         encode::connect(&mut out, &connect, VERSION)?;
-        stream.write_all(&out).await?;
         let mut inbox = Vec::new();
+        if web_socket {
+            ws::upgrade(&mut stream, addr, &mut inbox).await?;
+            out = ws::masked(&out)?;
+        }
+        stream.write_all(&out).await?;
         let keys = loop {
+            if web_socket && !ws::strip(&mut inbox) {
+                read(&mut stream, &mut inbox, uid).await?;
+                continue;
+            }
             if let Some(frame) = Frame::next(&inbox, FRAME_BODY_BYTES_MAX)? {
                 let used = frame.head.head_len + frame.head.body_len;
                 let ServerFrame::Connack(ack) = decode_server(&frame.head, frame.body, VERSION)? else { bail!("no CONNACK first") };
@@ -64,9 +80,7 @@ impl Client {
                 inbox.drain(..used);
                 break keys;
             }
-            if stream.read_buf(&mut inbox).await? == 0 {
-                bail!("{uid}: closed before CONNACK");
-            }
+            read(&mut stream, &mut inbox, uid).await?;
         };
         inbox.shrink_to_fit();
         Ok(Self { stream, inbox, outbox: Vec::new(), keys, client_seq: 0 })

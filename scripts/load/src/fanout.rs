@@ -18,7 +18,7 @@ pub(crate) async fn run(load: &Load) -> anyhow::Result<Report> {
     let (count, stop) = (Rc::new(Cell::new(0_u64)), Rc::new(Cell::new(false)));
     let mut clients = Vec::with_capacity(load.connections);
     for index in 0..load.connections {
-        clients.push(Client::connect(load.addr, index, &format!("{}{index}", load.prefix)).await?);
+        clients.push(Client::connect(load.addr, index, &format!("{}{index}", load.prefix), false).await?);
     }
     let local = LocalSet::new();
     let borders = local.run_until(async {

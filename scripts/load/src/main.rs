@@ -9,6 +9,7 @@ mod fanout;
 mod idle;
 mod report;
 mod send;
+mod ws;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -43,12 +44,30 @@ struct Load {
     /// Connections.
     #[arg(long, default_value_t = 1000)]
     connections: usize,
+    /// Number of the first connection: several processes share a prefix and the source addresses.
+    #[arg(long, default_value_t = 0)]
+    first: usize,
+    /// Connections that send; 0: all.
+    #[arg(long, default_value_t = 0)]
+    senders: usize,
+    /// Peers on each side that a sender writes to in turn; 0: its partner only.
+    #[arg(long, default_value_t = 0)]
+    peers: usize,
     /// Messages under way per sending connection.
     #[arg(long, default_value_t = 1)]
     in_flight: usize,
     /// Plain payload. Unit: bytes.
     #[arg(long, default_value_t = 128)]
     payload: usize,
+    /// End after so many messages; 0: by time.
+    #[arg(long, default_value_t = 0)]
+    messages: u64,
+    /// `idle`: print the number of connections and hold them until standard input ends.
+    #[arg(long)]
+    hold: bool,
+    /// `idle`: the address is that of the WebSocket listener.
+    #[arg(long)]
+    web_socket: bool,
     /// Measured time. Unit: seconds.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
@@ -79,15 +98,20 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(async {
         match &cli.command {
-            Command::Send(load) => send::run(load).await,
-            Command::Echo(load) => echo::run(load).await,
-            Command::Fanout(load) => fanout::run(load).await,
-            Command::Idle(load) => idle::run(load).await,
+            Command::Send(load) => send::run(load).await.map(Some),
+            Command::Echo(load) => echo::run(load).await.map(Some),
+            Command::Fanout(load) => fanout::run(load).await.map(Some),
+            Command::Idle(load) if load.hold => idle::hold(load).await.map(|()| None),
+            Command::Idle(load) => idle::run(load).await.map(Some),
         }
     })?;
-    #[expect(clippy::print_stdout, reason = "the result of this tool")]
-    {
-        println!("{}", serde_json::to_string(&report)?);
+    if let Some(report) = report {
+        say(&serde_json::to_string(&report)?);
     }
     Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the result of this tool")]
+fn say(line: &str) {
+    println!("{line}");
 }

@@ -15,6 +15,7 @@ pub(crate) struct Report {
     pub(crate) in_flight: usize,
     pub(crate) messages: u64,
     pub(crate) refused: u64,
+    pub(crate) received: u64,
     pub(crate) rate_per_s: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
@@ -29,6 +30,8 @@ pub(crate) struct Report {
 pub(crate) struct Counts {
     pub(crate) messages: u64,
     pub(crate) refused: u64,
+    /// RECVs, each answered with a RECVACK.
+    pub(crate) received: u64,
     /// Unit: µs.
     pub(crate) latencies: Vec<u32>,
 }
@@ -53,6 +56,7 @@ impl Report {
             in_flight,
             messages: counts.messages,
             refused: counts.refused,
+            received: counts.received,
             rate_per_s: round(as_f64(counts.messages) / borders.elapsed.as_secs_f64()),
             p50_ms: percentile(&counts.latencies, 50),
             p99_ms: percentile(&counts.latencies, 99),

@@ -18,7 +18,12 @@ pub(crate) fn programs(root: &Path, release: bool, extra: &[&str]) -> anyhow::Re
         command.arg("--release");
     }
     loud(&mut command)?;
+    Ok(folder(root, release))
+}
+
+/// Folder in which the programs lie.
+pub(crate) fn folder(root: &Path, release: bool) -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "the variable is cargo's")]
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join(if release { "release" } else { "debug" }))
+    target.join(if release { "release" } else { "debug" })
 }

@@ -38,7 +38,7 @@ enum Command {
     E2e(e2e::Options),
     /// Storms: processes are killed and stopped under load while recorders watch
     Storm(e2e::StormOptions),
-    /// Measures a node (release profile) and prints one JSON line
+    /// Measures a node (release profile) and prints JSON lines
     Bench(bench::Options),
 }
 

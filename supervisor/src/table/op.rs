@@ -360,7 +360,12 @@ impl Table {
         let failed_names: Vec<InstanceName> = failed.iter().map(|(n, _)| *n).collect();
         let settled = |n: &InstanceName| ready(n) || failed_names.iter().any(|f| f == n || self.spec.depends(n.daemon, f.daemon));
         if !op.targets.iter().filter(required).all(settled) {
-            return false;
+            // Lost again: the grace of the optional ones begins anew with the next time.
+            let lost = required_at.is_some();
+            if lost {
+                self.set_phase(Phase::Start { required_at: None });
+            }
+            return lost;
         }
         if required_at.is_none() {
             self.set_phase(Phase::Start { required_at: Some(now) });

@@ -87,6 +87,8 @@ impl World {
         while let Some(next) = self.table.next_deadline().filter(|d| *d <= until) {
             self.now = self.now.max(next);
             self.turn();
+            let left = self.table.next_deadline();
+            assert!(left.is_none_or(|d| d > self.now), "nothing was done at {:?}: the supervisor would spin on {left:?}", self.now);
         }
         self.now = until;
         self.turn();

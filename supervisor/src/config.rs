@@ -87,7 +87,7 @@ pub enum LoadError {
 }
 
 /// Variables that every daemon inherits; all others are cleared.
-const INHERITED: [&str; 13] = [
+const INHERITED: [&str; 15] = [
     "PATH",
     "HOME",
     "LANG",
@@ -100,8 +100,10 @@ const INHERITED: [&str; 13] = [
     "WK_LOG",
     "WK_LOG_FORMAT",
     "WK_FAULTS",
-    // Heard by workers in mode `test` only.
+    // Heard by workers and the cluster daemon in mode `test` only.
     "WK_FAULT_ABORT_PAYLOAD",
+    "WK_FAULT_BUG",
+    "WK_FAULT_WRITE_DELAY_MS",
 ];
 
 impl Config {

@@ -1,6 +1,8 @@
 //! The engine: facts in, orders out. Owns every child; runs on the main thread.
 
-use std::collections::{BTreeMap, VecDeque};
+mod act;
+
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,10 +24,8 @@ use crate::limits::{FACTS_MAX, OP_EVENTS_MAX};
 use crate::listeners::Listeners;
 use crate::metrics::Counters;
 use crate::process::Process;
-use crate::runtime::{Record, Runtime};
-use crate::spawn::{self, Order};
-use crate::table::{Action, End, Fact, InstanceView, Kind, Overall, Refusal, Report, Request, State, Table};
-use crate::{calls, logs, ready};
+use crate::runtime::Runtime;
+use crate::table::{Fact, InstanceView, Kind, Overall, Refusal, Report, Request, State, Table};
 
 /// How often the texts that contain a time are renewed while something is under way.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -400,154 +400,6 @@ impl Engine {
             tracing::error!(%refusal, "stop refused");
         }
     }
-
-    fn perform(&mut self, actions: Vec<Action>) {
-        let mut queue = VecDeque::from(actions);
-        while let Some(action) = queue.pop_front() {
-            match action {
-                Action::Spawn(name, generation) => {
-                    let fact = self.spawn(name, generation);
-                    queue.extend(self.table.step(self.now(), name, generation, fact));
-                }
-                Action::Activate(name, generation) => self.with_child(name, generation, |c| {
-                    c.tasks.spawn(calls::activate(c.channel.clone()));
-                }),
-                Action::Admit(name, generation) => self.with_child(name, generation, |c| {
-                    c.tasks.spawn(calls::admit(c.channel.clone()));
-                }),
-                Action::Probe(name, generation) => {
-                    let facts = FactSender { tx: self.tx.clone(), name, generation };
-                    self.with_child(name, generation, |c| {
-                        c.tasks.spawn(ready::probe(c.channel.clone(), facts));
-                    });
-                }
-                Action::Signal(name, generation, sig) => {
-                    self.counters.signal(sig);
-                    self.with_child(name, generation, |c| {
-                        if let Err(err) = c.process.signal(sig) {
-                            tracing::error!(%name, ?sig, %err, "signal not sent");
-                        }
-                    });
-                }
-                Action::Quiesce { op, deadline } => {
-                    let daemons = self.children.iter().map(|(n, c)| (*n, c.channel.clone())).collect();
-                    self.quiesce.spawn(calls::quiesce(daemons, deadline, ReportSender { tx: self.tx.clone(), op }));
-                }
-                Action::OpText { op, instance, text } => self.op_text(op, instance, text),
-                Action::OpEnd(op, end) => self.op_end(op, *end),
-                Action::Note { instance, bad, text } => self.note(instance, bad, &text),
-                Action::Crashed(_, cause) => self.counters.crash(&cause),
-            }
-        }
-    }
-
-    fn with_child(&mut self, name: InstanceName, generation: u64, act: impl FnOnce(&mut Child)) {
-        if let Some(child) = self.children.get_mut(&name).filter(|c| c.generation == generation) {
-            act(child);
-        }
-    }
-
-    fn spawn(&mut self, name: InstanceName, generation: u64) -> Fact {
-        let began = self.now();
-        let public = match self.listeners.copies(name.daemon) {
-            Ok(public) => public,
-            Err(e) => {
-                return Fact::SpawnFailed(crate::cause::Cause::Spawn { text: format!("copy listeners: {e}"), permanent: false });
-            }
-        };
-        let order = Order { config: &self.config, name, generation, slots: self.table.slots(name.daemon), public };
-        let spawned = match spawn::spawn(order) {
-            Ok(spawned) => spawned,
-            Err(cause) => return Fact::SpawnFailed(cause),
-        };
-        let (health, _) = self.config.sockets(name, generation);
-        let channel = wk_rpc::dial_lazy(health.clone());
-        let process = Process::new(spawned.pid, spawned.pidfd);
-        let pid = spawned.pid.as_raw_nonzero().get().unsigned_abs();
-        let facts = FactSender { tx: self.tx.clone(), name, generation };
-        let mut tasks = JoinSet::new();
-        tasks.spawn(ready::watch(health, spawned.identity, facts.clone()));
-        tasks.spawn(ready::live(channel.clone(), facts));
-        tasks.spawn(ended(process.clone(), self.tx.clone(), name, generation));
-        self.log_offsets.insert(name, spawned.log_offset);
-        let start_time = crate::process::start_time(pid).unwrap_or(0);
-        self.children.insert(name, Child { generation, incarnation: spawned.incarnation, process, start_time, channel, tasks });
-        self.record();
-        Fact::Spawned { pid, incarnation: spawned.incarnation, began, exec: spawned.exec }
-    }
-
-    fn record(&self) {
-        let records = self.children.iter().map(|(name, c)| Record {
-            name: name.to_string(),
-            generation: c.generation,
-            pid: c.process.number(),
-            start_time: c.start_time,
-            incarnation: c.incarnation,
-        });
-        if let Err(err) = self.runtime.save(records.collect()) {
-            tracing::error!(err = &err as &dyn std::error::Error, "record of the children not saved");
-        }
-    }
-
-    fn note(&mut self, name: InstanceName, bad: bool, text: &str) {
-        if bad {
-            tracing::warn!(%name, text, "instance");
-        } else {
-            tracing::info!(%name, text, "instance");
-        }
-        self.console.instance(name, bad, text);
-    }
-
-    fn op_text(&mut self, op: u64, instance: Option<InstanceName>, text: String) {
-        if instance.is_none() || text.starts_with("start failed") {
-            self.console.op(instance, &text);
-        }
-        let event = pb::OpEvent { op, instance: instance.map_or_else(String::new, |n| n.to_string()), text, ..Default::default() };
-        self.tell(op, event);
-    }
-
-    fn tell(&mut self, op: u64, mut event: pb::OpEvent) {
-        let Some(subscribers) = self.subscribers.get_mut(&op) else { return };
-        event.at_us = u64::try_from(subscribers.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        // A reader that is slow or gone is dropped; the operation does not wait for it.
-        subscribers.list.retain(|tx| tx.try_send(event.clone()).is_ok());
-    }
-
-    fn op_end(&mut self, op: u64, end: End) {
-        self.quiesce.abort_all();
-        self.counters.op(end.code);
-        let log_tail = end
-            .failed
-            .map_or_else(Vec::new, |name| logs::tail(&self.config.log_path(name), self.log_offsets.get(&name).copied().unwrap_or(0)));
-        let end = end_to_proto(end, log_tail);
-        self.console.end(&end, &self.listeners.addresses());
-        let code = end.code;
-        self.tell(op, pb::OpEvent { op, text: end.message.clone(), end: Some(pb::op_event::End::Done(end)), ..Default::default() });
-        self.subscribers.remove(&op);
-        if self.first.as_ref().is_some_and(|f| f.op == op) {
-            match code {
-                0 => {
-                    self.first = None;
-                    notify(&[sd_notify::NotifyState::Ready]);
-                    self.console.detached(0);
-                }
-                7 => self.first = None,
-                _ => self.retry_or_leave(),
-            }
-        } else if self.leave && self.table.is_down() {
-            self.exit = Some(0);
-        } else if self.leave && code == 70 {
-            self.exit = Some(crate::service::EXIT_CHILDREN_LEFT);
-        }
-    }
-}
-
-async fn ended(process: Process, tx: mpsc::Sender<Msg>, name: InstanceName, generation: u64) {
-    if let Err(err) = process.ended().await {
-        tracing::error!(%name, %err, "the end of this process cannot be watched");
-        return;
-    }
-    tx.send(Msg::Ended(name, generation)).await.unwrap_or_default();
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -572,23 +424,5 @@ fn take(table: &Table, now: Time, listeners: &Listeners) -> Snapshot {
         instances: table.views(now),
         timing: table.timing().map(crate::timing::Timing::to_proto),
         addresses: listeners.addresses(),
-    }
-}
-
-fn end_to_proto(end: End, log_tail: Vec<String>) -> pb::OpEnd {
-    let stops = end.stops.iter().map(|s| pb::StopRow {
-        name: s.name.to_string(),
-        outcome: s.outcome.name().into(),
-        took_us: u64::try_from(s.took.as_micros()).unwrap_or(u64::MAX),
-    });
-    pb::OpEnd {
-        code: end.code,
-        message: end.message,
-        timing: end.timing.as_ref().map(crate::timing::Timing::to_proto),
-        stops: stops.collect(),
-        lost: end.report.unsettled,
-        retry_entries: end.report.retry_entries,
-        pending_webhooks: end.report.pending_webhooks,
-        log_tail,
     }
 }

@@ -1,7 +1,35 @@
-//! Switch for storm tests: a payload with these bytes ends the process as a bug would. Off unless the configuration's mode is `test`.
+//! Switches for storm tests: a payload with these bytes ends the process as a bug would; a bug that was fixed is put back, so that the tests can
+//! show that they would see it. Off unless the configuration's mode is `test`.
 
 /// Name of the environment variable: `<pool>:<bytes>`, as in `channel:die-now`.
 pub const ENV: &str = "WK_FAULT_ABORT_PAYLOAD";
+
+/// Name of the environment variable that puts a bug back: the name of a [`Bug`].
+pub const BUG_ENV: &str = "WK_FAULT_BUG";
+
+/// A bug that was fixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// `early-settlement`: a push worker settles a Deliver when it has it, not when the gateways have its RECVs.
+    EarlySettlement,
+    /// `no-fence`: a channel worker reads the journal without taking the buckets over: what its earlier life has sent may land later.
+    NoFence,
+    /// `no-cursor`: a channel worker starts at the end of the journal, not at the stored cursors.
+    NoCursor,
+}
+
+impl Bug {
+    /// The bug with this name.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Self> {
+        Some(match value {
+            "early-settlement" => Self::EarlySettlement,
+            "no-fence" => Self::NoFence,
+            "no-cursor" => Self::NoCursor,
+            _ => return None,
+        })
+    }
+}
 
 /// Bytes that end the process.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +62,12 @@ impl Fault {
 mod tests {
     use super::*;
     use wk_types::Pool;
+
+    #[test]
+    fn bugs_have_names() {
+        assert_eq!(Bug::parse("no-fence"), Some(Bug::NoFence));
+        assert_eq!(Bug::parse(""), None);
+    }
 
     #[test]
     fn only_its_own_pool_and_bytes() {

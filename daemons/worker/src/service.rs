@@ -21,7 +21,7 @@ use wk_types::{Daemon, Incarnation, InstanceName, Pool};
 
 use crate::channel::events::ChannelPool;
 use crate::channel::handle::Channels;
-use crate::fault::{self, Fault};
+use crate::fault::{self, Bug, Fault};
 use crate::inbox::{Event, Inbox};
 use crate::metrics::{ChannelMetrics, PushMetrics, UserMetrics};
 use crate::peers::Peers;
@@ -98,6 +98,8 @@ pub struct Base {
     pub black_boxes: Option<PathBuf>,
     /// Value of [`fault::ENV`], when faults may be switched on.
     pub fault: Option<String>,
+    /// A bug that is put back for tests.
+    pub bug: Option<Bug>,
     /// Life of the process; `None` in tests of the pools alone.
     pub context: Option<Context>,
 }
@@ -123,7 +125,8 @@ impl Base {
     pub fn new(context: &Context) -> Self {
         let config = Arc::clone(context.config());
         let env = Env::process();
-        let fault = env.get(fault::ENV).filter(|_| config.mode == Mode::Test).map(str::to_owned);
+        let switch = |name| env.get(name).filter(|_| config.mode == Mode::Test);
+        let (fault, bug) = (switch(fault::ENV).map(str::to_owned), switch(fault::BUG_ENV).and_then(Bug::parse));
         Self {
             incarnation: context.incarnation(),
             generation: context.generation(),
@@ -135,6 +138,7 @@ impl Base {
             window: Window::new(config.links.batches, config.links.batch_items),
             config,
             fault,
+            bug,
             black_boxes: Some(context.runtime_dir().join("boxes")),
             context: Some(context.clone()),
         }
@@ -207,6 +211,7 @@ impl Base {
             metrics: ChannelMetrics::register(metrics),
             quarantine: Quarantine::new(&self.config.data_path(), me),
             fault: self.fault(Pool::Channel),
+            bug: self.bug,
             run: channel::events::Run::default(),
         };
         let admin = ChannelAdminService { me, inbox: Arc::clone(&inbox), cluster: self.cluster.clone(), table: self.table.clone() };
@@ -236,6 +241,7 @@ impl Base {
             metrics: PushMetrics::register(metrics),
             quarantine: Quarantine::new(&self.config.data_path(), me),
             fault: self.fault(Pool::Push),
+            bug: self.bug,
             draining: None,
             ticks: 0,
         };

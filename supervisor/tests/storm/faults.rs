@@ -19,6 +19,9 @@ const CALM_MS_MAX: usize = 600;
 /// Longest time between two faults that belong together.
 const APART_MS_MAX: usize = 150;
 
+/// How long a process stands still in front of one that is killed.
+const STOPPED: Duration = Duration::from_millis(800);
+
 /// What is done to the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -28,6 +31,8 @@ pub(crate) enum Fault {
     Hang(&'static str),
     /// `kill -9` of one, then of the other before the first is back.
     Both(&'static str, &'static str),
+    /// The first is stopped for a moment; meanwhile the second, which has things for it, is killed.
+    Behind(&'static str, &'static str),
     /// `kill -9`, and again while the new generation starts or is being replayed to.
     Twice(&'static str),
 }
@@ -38,6 +43,7 @@ impl Fault {
             Self::Kill(a) => format!("kill {a}"),
             Self::Hang(a) => format!("hang {a}"),
             Self::Both(a, b) => format!("kill {a} + {b}"),
+            Self::Behind(a, b) => format!("kill {b} behind stopped {a}"),
             Self::Twice(a) => format!("kill {a} twice"),
         }
     }
@@ -89,6 +95,17 @@ pub(crate) async fn strike(storm: &Storm, fault: Fault, dice: &mut Dice) -> anyh
             second.signal(Signal::SIGKILL)?;
             first.replaced(storm).await?;
             second.replaced(storm).await?;
+        }
+        Fault::Behind(front, name) => {
+            let (front, victim) = (Victim::find(storm, front).await?, Victim::find(storm, name).await?);
+            front.signal(Signal::SIGSTOP)?;
+            // What is wanted is that things pile up in front of it; not so long that it counts as hanging.
+            tokio::time::sleep(STOPPED).await;
+            struck_us = field.now_us();
+            let killed = victim.signal(Signal::SIGKILL);
+            front.signal(Signal::SIGCONT)?;
+            killed?;
+            victim.replaced(storm).await?;
         }
         Fault::Twice(name) => {
             let victim = Victim::find(storm, name).await?;

@@ -5,6 +5,7 @@
 //! Planes: the plan (who is there, from the seed), sources (connections and backends that record what they see), the field (the records),
 //! faults, the checker (pure), the report. Absent on purpose: any look into the daemons; only what clients, backends and operators can see counts.
 
+mod bugs;
 mod check;
 mod churn;
 mod faults;
@@ -60,4 +61,6 @@ scenario!(shares, 6);
 scenario!(churn, 6);
 scenario!(poison, 1);
 scenario!(slow_receiver, 10);
+scenario!(slow_writes, 8);
+scenario!(bugs, 1);
 scenario!(hanging_sink, 4);

@@ -121,21 +121,38 @@ impl Run {
         Ok(())
     }
 
+    /// Bugs that were fixed are put back: the checker sees them.
+    pub(crate) async fn bugs(&self) -> anyhow::Result<()> {
+        crate::bugs::run(self).await.map_err(|e| e.context(self.command()))
+    }
+
     /// A member of many groups that never reads: nobody else notices, and memory stays bounded.
     pub(crate) async fn slow_receiver(&self) -> anyhow::Result<()> {
         let mut plan = Plan::new(self.seed);
         plan.add_stuck();
         let storm = self.begin(plan, "limits:\n  outboundBytes: 1MB").await?;
+        self.endure(storm, "nobody (slow receiver)", Duration::from_secs(3)).await
+    }
+
+    /// Each write of the cluster takes half a second: everything is slow, nothing is lost, and memory stays bounded.
+    pub(crate) async fn slow_writes(&self) -> anyhow::Result<()> {
+        let env = [("WK_FAULT_WRITE_DELAY_MS", "500")];
+        let storm = Storm::start_with_env(Plan::new(self.seed), self.seed, "mode: test", &env).await;
+        let storm = storm.map_err(|e| e.context(format!("{}: the storm could not begin", self.command())))?;
+        self.endure(storm, "nobody (slow writes)", Duration::from_secs(5)).await
+    }
+
+    /// The load itself is the fault: a round is a second of it. Every source must get through within `flow`, and no process may grow.
+    async fn endure(&self, storm: Storm, nobody: &'static str, flow: Duration) -> anyhow::Result<()> {
         let before = storm.memory().await?;
         let started = storm.field.now_us();
-        // The load itself is the fault: a round is a second of it.
         let mut rounds = tokio::time::interval(Duration::from_secs(1));
         let mut broken = None;
         for _ in 0..=self.rounds {
             rounds.tick().await;
             let now = storm.field.now_us();
-            if let Err(sources) = storm.field.flowing(now, Duration::from_secs(3)).await {
-                broken = Some(anyhow::anyhow!("sources {sources:?} stand still beside a receiver that does not read"));
+            if let Err(sources) = storm.field.flowing(now, flow).await {
+                broken = Some(anyhow::anyhow!("sources {sources:?} stand still for {flow:?}"));
                 break;
             }
         }
@@ -144,11 +161,11 @@ impl Run {
             let grown = kib.saturating_sub(before.get(&name).copied().unwrap_or(kib));
             report::say(&format!("{name}: {kib} KiB, {grown} KiB more than before"));
             if grown > GROWN_KIB_MAX && broken.is_none() {
-                broken = Some(anyhow::anyhow!("{name} has grown by {grown} KiB beside a receiver that does not read"));
+                broken = Some(anyhow::anyhow!("{name} has grown by {grown} KiB"));
             }
         }
         let end = storm.field.now_us();
-        let whole = Repair { fault: Fault::Kill("nobody (slow receiver)"), struck_us: started, ready_us: started, flowing_us: end };
+        let whole = Repair { fault: Fault::Kill(nobody), struck_us: started, ready_us: started, flowing_us: end };
         self.judge(storm, &[whole], broken).await
     }
 

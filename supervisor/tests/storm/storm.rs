@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use wk_testkit::http::Api;
@@ -24,6 +25,10 @@ use crate::source::{Talker, Wire, backend, stuck};
 const ANSWERS_WITHIN: Duration = Duration::from_secs(15);
 /// Without any new record for this long, what is missing is missing. Longer than one webhook retry (10 s without an answer).
 const SILENCE: Duration = Duration::from_secs(15);
+/// The same where something is known to be missing.
+const SILENCE_WHEN_BROKEN: Duration = Duration::from_secs(4);
+/// Groups made at the same time.
+const GROUPS_AT_ONCE: usize = 40;
 /// Everything must have arrived after this.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -59,12 +64,19 @@ impl Storm {
 
     async fn populate(&mut self, seed: u64) -> anyhow::Result<()> {
         let plan = &self.field.plan;
-        for channel in &plan.channels {
-            if let Channel::Group { id, members, offline } = channel {
-                let names: Vec<&str> = members.iter().map(|&m| plan.users[m].as_str()).chain(offline.iter().map(String::as_str)).collect();
-                self.api.group(id, &names).await?;
+        let groups = plan.channels.iter().filter_map(|channel| match channel {
+            Channel::Group { id, members, offline } => {
+                let names = members.iter().map(|&m| plan.users[m].as_str()).chain(offline.iter().map(String::as_str));
+                Some((id, names.collect::<Vec<_>>()))
             }
-        }
+            Channel::Person(..) => None,
+        });
+        // Many at a time: each waits for a write, which may be a slow one.
+        let making = groups.map(|(id, names)| {
+            let api = self.api.clone();
+            async move { api.group(id, &names).await }
+        });
+        stream::iter(making).buffer_unordered(GROUPS_AT_ONCE).try_collect::<Vec<_>>().await?;
         let (tcp, ws) = (self.node.tcp().await?, self.node.ws().await?);
         let mut wires = Vec::new();
         for number in 0..plan.conns.len() {
@@ -89,10 +101,19 @@ impl Storm {
     }
 
     /// Ends the sending, waits until everything has arrived everywhere (or nothing moves any more), and judges.
-    pub(crate) async fn finish(mut self) -> anyhow::Result<Outcome> {
+    pub(crate) async fn finish(self) -> anyhow::Result<Outcome> {
+        self.finish_within(SILENCE).await
+    }
+
+    /// As [`Storm::finish`], for a storm that is expected to break promises: what is missing is not waited for so long.
+    pub(crate) async fn finish_broken(self) -> anyhow::Result<Outcome> {
+        self.finish_within(SILENCE_WHEN_BROKEN).await
+    }
+
+    async fn finish_within(mut self, silence: Duration) -> anyhow::Result<Outcome> {
         self.field.set_phase(Phase::Drain);
         self.field.all_answered(ANSWERS_WITHIN).await;
-        let findings = self.settle().await;
+        let findings = self.settle(silence).await;
         self.field.set_phase(Phase::Stop);
         while self.tasks.join_next().await.is_some() {}
         let findings = findings.map_err(|e| e.context(self.node.story()))?;
@@ -100,7 +121,7 @@ impl Storm {
         Ok(Outcome { findings, sources, node: self.node })
     }
 
-    async fn settle(&self) -> anyhow::Result<Findings> {
+    async fn settle(&self, silence: Duration) -> anyhow::Result<Findings> {
         let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
         let mut look = tokio::time::interval(Duration::from_millis(500));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -118,7 +139,7 @@ impl Storm {
                 (volume, moved) = (self.field.volume(), now);
             }
             let settled = !findings.violations.iter().any(crate::check::Violation::pending);
-            if settled || now >= deadline || now - moved >= SILENCE {
+            if settled || now >= deadline || now - moved >= silence {
                 // A message whose answer was "unknown" may have been stored meanwhile.
                 let again = self.logs().await?;
                 if again == logs {

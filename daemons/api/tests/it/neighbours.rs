@@ -141,7 +141,7 @@ impl Neighbours {
                 for cursor in save.cursors {
                     self.state.cursors.lock().insert(cursor.group, cursor.index);
                 }
-                R::SaveCursors(cluster::SaveCursorsReply {})
+                R::SaveCursors(cluster::SaveCursorsReply::default())
             }
             Op::LoadCursors(load) => {
                 let cursor = |(&group, &index): (&u32, &u64)| cluster::Cursor {

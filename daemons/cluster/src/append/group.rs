@@ -116,7 +116,7 @@ impl ChannelGroup {
     ///
     /// # Cancel safety
     /// Dropped early, the command may still be applied.
-    pub async fn in_order(&self, command: Bytes) -> Result<Bytes, Refusal> {
+    pub async fn in_order(&self, command: Bytes) -> Result<Proposed, Refusal> {
         let (done, wait) = oneshot::channel();
         self.push(Item { frame: command, messages: 0, owner: Owner::Command(done) });
         wait.await.unwrap_or_else(|_| Err(Refusal::unknown("the group ended before the command")))
@@ -226,7 +226,7 @@ impl ChannelGroup {
                 Owner::Append(pending, at) => (pending, at),
                 Owner::Command(done) => {
                     // Who has given up does not hear it.
-                    drop(done.send(Ok(proposed.response)));
+                    drop(done.send(Ok(proposed)));
                     return;
                 }
             };

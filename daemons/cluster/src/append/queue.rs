@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
+use wk_raft::Proposed;
 
 use super::pending::PendingAppend;
 use crate::channel::command::{HEAD_BYTES, begin_append};
@@ -25,7 +26,7 @@ pub(super) enum Owner {
     /// The request and the channel's place in it.
     Append(Arc<PendingAppend>, usize),
     /// Who waits for a command: its frame is the whole entry.
-    Command(oneshot::Sender<Result<Bytes, Refusal>>),
+    Command(oneshot::Sender<Result<Proposed, Refusal>>),
 }
 
 impl Item {

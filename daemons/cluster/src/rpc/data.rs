@@ -212,12 +212,13 @@ impl Dispatch {
 
     async fn save_cursors(self: Arc<Self>, answer: Answer, request: pb::SaveCursorsRequest) {
         let outcome = self.save_all(&request.cursors, request.owner.as_ref()).await;
-        answer.finish(outcome.map(|()| ReplyResult::SaveCursors(pb::SaveCursorsReply {})));
+        let reply = |applied| ReplyResult::SaveCursors(pb::SaveCursorsReply { applied });
+        answer.finish(outcome.map(reply));
     }
 
     /// Saves group by group; all of them are under way together. With an owner the saves go through the queues of the groups, behind every
     /// append that was taken before: when they are applied, so is what older owners have left.
-    async fn save_all(&self, cursors: &[pb::Cursor], owner: Option<&pb::Owner>) -> Result<(), Refusal> {
+    async fn save_all(&self, cursors: &[pb::Cursor], owner: Option<&pb::Owner>) -> Result<Vec<u64>, Refusal> {
         if cursors.len() > CURSORS_MAX {
             return Err(Refusal::too_large("too many cursors"));
         }
@@ -243,20 +244,24 @@ impl Dispatch {
             let command = encode_cursors(changes.into_iter());
             saving.push(async move {
                 let group = self.shards.opened(channel).await?;
-                let response = if owner.is_some() { channel.in_order(command).await? } else { group.propose(command).await?.response };
-                if response.is_empty() {
-                    return Ok(());
+                let proposed = if owner.is_some() { channel.in_order(command).await? } else { group.propose(command).await? };
+                if proposed.response.is_empty() {
+                    return Ok((shard, proposed.index));
                 }
-                match channel_command::ChannelResult::read(&mut wk_link::codec::Reader::new(&response)) {
+                match channel_command::ChannelResult::read(&mut wk_link::codec::Reader::new(&proposed.response)) {
                     Ok(channel_command::ChannelResult::Refused(refusal)) => Err(refusal),
                     _ => Err(Refusal::unknown("answer of the state machine is broken")),
                 }
             });
         }
+        let mut applied = vec![0; if owner.is_some() { usize::from(self.shards.count()) } else { 0 }];
         while let Some(saved) = saving.next().await {
-            saved?;
+            let (shard, index) = saved?;
+            if let Some(applied) = usize::try_from(shard).ok().and_then(|shard| applied.get_mut(shard)) {
+                *applied = index;
+            }
         }
-        Ok(())
+        Ok(applied)
     }
 
     fn load_cursors(self: &Arc<Self>, answer: Answer, consumer: String) {

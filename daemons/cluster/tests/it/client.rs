@@ -103,11 +103,6 @@ impl Client {
         }
     }
 
-    /// Applied index of each channel group.
-    pub(crate) async fn applied(&mut self) -> Vec<u64> {
-        self.cursors().await.applied
-    }
-
     pub(crate) async fn alloc(&mut self, count: u32) -> Vec<i64> {
         match self.call(Op::AllocIds(pb::AllocIdsRequest { count })).await {
             Ok(ReplyResult::AllocIds(reply)) => reply.runs.iter().flat_map(|run| run.first..run.first + i64::from(run.count)).collect(),

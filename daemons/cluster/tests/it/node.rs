@@ -175,8 +175,10 @@ async fn nothing_of_an_older_owner_lands_behind_a_takeover() {
     let bucket = u32::from(wk_types::Bucket::of("g").index());
     let cursor = pb::Cursor { consumer: "dispatch".into(), group: 0, bucket, index: 0, remove: false };
     let takeover = pb::SaveCursorsRequest { cursors: vec![cursor], owner: Some(owner(2)) };
-    new.call(Op::SaveCursors(takeover.clone())).await.unwrap();
-    let applied = new.applied().await[0];
+    let applied = match new.call(Op::SaveCursors(takeover.clone())).await.unwrap() {
+        ReplyResult::SaveCursors(reply) => reply.applied[0],
+        other => unreachable!("not a takeover: {other:?}"),
+    };
     let mut replies = vec![stored];
     while replies.len() < sent.len() {
         replies.push(old.reply().await.unwrap());

@@ -17,6 +17,7 @@ use wk_rpc::backoff::Backoff;
 use wk_rpc::{CallError, ClusterData};
 
 use super::events::Ask;
+use crate::fault::Bug;
 use crate::inbox::{Event, Inbox};
 use crate::limits::{JOURNAL_ENTRIES, JOURNALS_AT_ONCE};
 
@@ -35,11 +36,11 @@ enum ActivateError {
 }
 
 /// Opens `buckets` as `owner`; tries again until it works. Ends early when the pool has ended, or when a newer life owns them.
-pub async fn activate(cluster: ClusterData, inbox: Arc<Inbox<Ask>>, buckets: Vec<u16>, owner: pb::Owner) {
+pub async fn activate(cluster: ClusterData, inbox: Arc<Inbox<Ask>>, buckets: Vec<u16>, owner: pb::Owner, bug: Option<Bug>) {
     let mut backoff = Backoff::default();
     loop {
         cluster.ready().await;
-        match once(&cluster, &inbox, &buckets, owner).await {
+        match once(&cluster, &inbox, &buckets, owner, bug).await {
             Ok(()) | Err(ActivateError::Ended) => return,
             Err(ActivateError::Call(err)) if err.code() == Code::Fenced => {
                 tracing::error!(?owner, "a newer owner has taken the buckets: they stay closed");
@@ -51,16 +52,21 @@ pub async fn activate(cluster: ClusterData, inbox: Arc<Inbox<Ask>>, buckets: Vec
     }
 }
 
-async fn once(cluster: &ClusterData, inbox: &Inbox<Ask>, buckets: &[u16], owner: pb::Owner) -> Result<(), ActivateError> {
-    let loaded = cluster.load_cursors(CONSUMER).await?;
+async fn once(cluster: &ClusterData, inbox: &Inbox<Ask>, buckets: &[u16], owner: pb::Owner, bug: Option<Bug>) -> Result<(), ActivateError> {
+    let mut loaded = cluster.load_cursors(CONSUMER).await?;
+    if bug == Some(Bug::NoCursor) {
+        loaded.cursors.clear();
+    }
     let groups = u32::try_from(loaded.applied.len()).unwrap_or(0);
     if groups == 0 {
         return Err(ActivateError::NoGroups);
     }
     let starts = starts(&loaded, groups, buckets);
     let cursors = starts.iter().map(|(bucket, index)| cursor(*bucket, groups, *index)).collect();
-    cluster.take_over(cursors, owner).await?;
-    let applied = cluster.load_cursors(CONSUMER).await?.applied;
+    let applied = match bug {
+        Some(Bug::NoFence) => loaded.applied,
+        _ => cluster.take_over(cursors, owner).await?,
+    };
     inbox.push(Event::Ask(Ask::Started(groups, starts.iter().map(|(b, i)| (*b, *i)).collect())));
     let mut by_group: BTreeMap<u32, (Vec<u32>, u64)> = BTreeMap::new();
     for (bucket, index) in &starts {

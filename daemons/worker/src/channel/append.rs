@@ -86,7 +86,7 @@ impl Channels {
             return;
         }
         let (floor, retried) = (flight.floor, flight.attempts > 1);
-        let (mut at, mut open) = (0_usize, 0_u32);
+        let (mut at, mut open, mut open_before) = (0_usize, 0_u32, 0_u32);
         for decided in flight.entries {
             if decided.verdict != Verdict::Store {
                 self.finish(index, decided, now, out);
@@ -105,13 +105,17 @@ impl Channels {
                 if id != pending.message_id || !retried {
                     continue;
                 }
-            } else {
-                self.counts.stored += 1;
+                // Its journal entry is that of the earlier attempt, somewhere above the floor: the cursor waits there.
+                open_before += 1;
+                self.enqueue(index, pending, seq, appended.timestamp, floor + 1);
+                continue;
             }
+            self.counts.stored += 1;
             open += 1;
             self.enqueue(index, pending, seq, appended.timestamp, appended.index);
         }
         if let Some(state) = self.buckets.get_mut(bucket) {
+            state.tracker.opened(floor + 1, open_before);
             state.tracker.opened(appended.index, open);
             state.tracker.end(floor);
         }

@@ -19,7 +19,7 @@ use super::activate::activate;
 use super::handle::Channels;
 use super::out::{Call, Links};
 use crate::clock::now;
-use crate::fault::Fault;
+use crate::fault::{Bug, Fault};
 use crate::inbox::{Event, Inbox};
 use crate::limits::{APPEND_ATTEMPT, CURSOR_SAVE, DRAIN_MAX, SCAN_MEMBERS, SYSTEM_UIDS_REFRESH, TICK, UNDISTRIBUTED_BYTES_MAX};
 use crate::metrics::ChannelMetrics;
@@ -85,6 +85,8 @@ pub struct ChannelPool {
     pub quarantine: Quarantine,
     /// Test switch.
     pub fault: Fault,
+    /// Test switch.
+    pub bug: Option<Bug>,
     /// The pool's own state between drains.
     pub run: Run,
 }
@@ -291,8 +293,9 @@ impl ChannelPool {
                 }
                 Call::Activate(buckets) => {
                     let inbox = Arc::clone(&self.inbox);
+                    let bug = self.bug;
                     Box::pin(async move {
-                        activate(cluster, inbox, buckets, owner).await;
+                        activate(cluster, inbox, buckets, owner, bug).await;
                         Reply::Activated
                     })
                 }

@@ -13,7 +13,7 @@ use super::handle::Push;
 use super::out::Links;
 use super::retry::Policy;
 use crate::clock::now;
-use crate::fault::Fault;
+use crate::fault::{Bug, Fault};
 use crate::inbox::{Event, Inbox};
 use crate::limits::{DRAIN_MAX, TICK};
 use crate::metrics::PushMetrics;
@@ -42,6 +42,8 @@ pub struct PushPool {
     pub quarantine: Quarantine,
     /// Test switch.
     pub fault: Fault,
+    /// Test switch.
+    pub bug: Option<Bug>,
     /// Set by the drain: when it ends at the latest. `None` at first.
     pub draining: Option<Instant>,
     /// Ticks so far.
@@ -88,10 +90,13 @@ impl PushPool {
                 let sender = self.links.peers.meet(&peer);
                 self.metrics.items.inc_by(u64::try_from(items.len()).unwrap_or(0));
                 for item in items {
-                    let replay = item.replay;
-                    self.links.peers.begin(Origin::new(sender.id, item.position), replay);
+                    let (replay, origin) = (item.replay, Origin::new(sender.id, item.position));
+                    self.links.peers.begin(origin, replay);
                     self.fault.check(&item.body);
                     self.push.deliver(sender, item, &mut self.links);
+                    if self.bug == Some(Bug::EarlySettlement) {
+                        self.links.peers.settle(origin);
+                    }
                     if replay {
                         // At once, so that the right item is noted should it end us.
                         self.push.run(now(), &mut self.links);

@@ -186,7 +186,8 @@ impl State {
                 for c in r.cursors {
                     self.cursors.insert((c.consumer, c.group, c.bucket), c.index);
                 }
-                Answered::SaveCursors(pb::SaveCursorsReply {})
+                let applied = if r.owner.is_some() { self.applied.to_vec() } else { Vec::new() };
+                Answered::SaveCursors(pb::SaveCursorsReply { applied })
             }
             Op::LoadCursors(r) => {
                 let mine = self.cursors.iter().filter(|((consumer, ..), _)| *consumer == r.consumer);

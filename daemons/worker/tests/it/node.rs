@@ -85,6 +85,7 @@ impl Node {
             config: Arc::clone(&self.config),
             window: self.window,
             fault: None,
+            bug: None,
             black_boxes: Some(self.dir.path().join("boxes")),
             context: None,
         };

@@ -92,14 +92,15 @@ impl ClusterData {
         reply.map(drop)
     }
 
-    /// Saves positions as the new owner of their buckets: afterwards nothing of an older owner is stored in them any more.
+    /// Saves positions as the new owner of their buckets: afterwards nothing of an older owner is stored in them any more, and what is lies at
+    /// or below the returned indexes, by group.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn take_over(&self, cursors: Vec<pb::Cursor>, owner: pb::Owner) -> Result<(), CallError> {
+    pub async fn take_over(&self, cursors: Vec<pb::Cursor>, owner: pb::Owner) -> Result<Vec<u64>, CallError> {
         let request = pb::SaveCursorsRequest { cursors, owner: Some(owner) };
         let reply: Result<pb::SaveCursorsReply, CallError> = call!(self, SaveCursors(request), CONTROL_DEADLINE);
-        reply.map(drop)
+        Ok(reply?.applied)
     }
 
     /// All saved positions of a consumer, and the applied index of each channel group.

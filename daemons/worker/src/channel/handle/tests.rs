@@ -327,6 +327,12 @@ fn an_unknown_outcome_is_repeated_unchanged_and_distributed_once() {
     assert_eq!(b.out.appends[0].2, batches);
     b.answer_appends();
     assert_eq!((b.out.acks.clone(), b.out.delivers.len(), b.cluster.log.len()), (vec![ok(1, 1)], 1, 1));
+    // Its journal entry is the one of the first attempt: the cursor passes it only when it is distributed.
+    let bucket = u32::from(Bucket::of("u2@u1").index());
+    let moved = |b: &mut Bench| b.channels.unsaved_cursors(false).iter().any(|c| c.bucket == bucket);
+    assert!(!moved(&mut b));
+    b.settle_delivers();
+    assert!(moved(&mut b));
 }
 
 #[test]

@@ -70,19 +70,16 @@ impl Timing {
         self.rows.iter().map(Row::own).sum()
     }
 
-    /// For the control socket.
+    /// For the control socket. The columns of a row add up to `ready_at_us` exactly: what the parts lose by rounding is in `wait_us`.
     #[must_use]
     pub fn to_proto(&self) -> pb::Timing {
         let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-        let rows = self.rows.iter().map(|r| pb::TimingRow {
-            name: r.name.to_string(),
-            wait_us: us(r.wait),
-            exec_us: us(r.exec),
-            init_us: us(r.init),
-            handshake_us: us(r.handshake),
-            ready_at_us: us(r.ready_at),
-            own_us: us(r.own()),
-            critical: r.critical,
+        let rows = self.rows.iter().map(|r| {
+            let (exec_us, init_us, handshake_us) = (us(r.exec), us(r.init), us(r.handshake));
+            let own_us = exec_us.saturating_add(init_us).saturating_add(handshake_us);
+            let ready_at_us = us(r.ready_at);
+            let wait_us = ready_at_us.saturating_sub(own_us);
+            pb::TimingRow { name: r.name.to_string(), wait_us, exec_us, init_us, handshake_us, ready_at_us, own_us, critical: r.critical }
         });
         pb::Timing { rows: rows.collect(), total_us: us(self.total), sum_us: us(self.sum()) }
     }

@@ -55,7 +55,8 @@ pub(crate) async fn metrics(channel: Channel, within: Duration) -> Result<String
 pub(crate) async fn quiesce(daemons: Vec<(InstanceName, Channel)>, deadline: Duration, reports: ReportSender) {
     let until = Instant::now() + deadline;
     let edge = |name: &InstanceName| matches!(name.daemon, Daemon::Gateway | Daemon::Api);
-    tell(daemons.iter().filter(|(n, _)| edge(n)), deadline).await;
+    let (report, ()) = tokio::join!(in_flight(&daemons), tell(daemons.iter().filter(|(n, _)| edge(n)), deadline));
+    reports.send(report, false).await;
     // Work may be between two counters for a moment: only the second zero in a row counts.
     let mut zeros = 0;
     while zeros < 2 && Instant::now() < until {

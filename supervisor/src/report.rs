@@ -73,16 +73,12 @@ pub fn stop_table(end: &pb::OpEnd) -> String {
         table.add_row(vec![Cell::new(&row.name), Cell::new(&row.outcome), Cell::new(ms(row.took_us))]);
     }
     let count = |outcome: &str| end.stops.iter().filter(|r| r.outcome == outcome).count();
-    format!(
-        "{}\nclean {} · forced {} · gone {} · lost {} · retry entries {} · pending webhooks {}",
-        render(&table),
-        count("clean"),
-        count("forced"),
-        count("gone"),
-        end.lost,
-        end.retry_entries,
-        end.pending_webhooks
-    )
+    let outcomes = format!("clean {} · forced {} · gone {}", count("clean"), count("forced"), count("gone"));
+    let left = match end.lost {
+        Some(lost) => format!("lost {lost} · retry entries {} · pending webhooks {}", end.retry_entries, end.pending_webhooks),
+        None => "work under way was not counted".to_owned(),
+    };
+    format!("{}\n{outcomes} · {left}", render(&table))
 }
 
 /// Everything about the end of an operation but its message.
@@ -129,7 +125,9 @@ mod tests {
     #[test]
     fn stop_table_counts() {
         let stop = |name: &str, outcome: &str| pb::StopRow { name: name.into(), outcome: outcome.into(), took_us: 1000 };
-        let end = pb::OpEnd { stops: vec![stop("a", "clean"), stop("b", "forced"), stop("c", "clean")], lost: 3, ..Default::default() };
+        let end =
+            pb::OpEnd { stops: vec![stop("a", "clean"), stop("b", "forced"), stop("c", "clean")], lost: Some(3), ..Default::default() };
         assert!(stop_table(&end).ends_with("clean 2 · forced 1 · gone 0 · lost 3 · retry entries 0 · pending webhooks 0"));
+        assert!(stop_table(&pb::OpEnd { lost: None, ..end }).ends_with("gone 0 · work under way was not counted"));
     }
 }

@@ -49,7 +49,11 @@ impl Engine {
                     self.quiesce.spawn(calls::quiesce(daemons, deadline, ReportSender { tx: self.tx.clone(), op }));
                 }
                 Action::OpText { op, instance, text } => self.op_text(op, instance, text),
-                Action::OpEnd(op, end) => self.op_end(op, *end),
+                Action::OpEnd(op, end) => {
+                    // Who hears of the end and asks for the status must see it.
+                    self.publish();
+                    self.op_end(op, *end);
+                }
                 Action::Note { instance, bad, text } => self.note(instance, bad, &text),
                 Action::Crashed(_, cause) => self.counters.crash(&cause),
             }
@@ -171,14 +175,15 @@ fn end_to_proto(end: End, log_tail: Vec<String>) -> pb::OpEnd {
         outcome: s.outcome.name().into(),
         took_us: u64::try_from(s.took.as_micros()).unwrap_or(u64::MAX),
     });
+    let left = end.report.unwrap_or_default();
     pb::OpEnd {
         code: end.code,
         message: end.message,
         timing: end.timing.as_ref().map(crate::timing::Timing::to_proto),
         stops: stops.collect(),
-        lost: end.report.unsettled,
-        retry_entries: end.report.retry_entries,
-        pending_webhooks: end.report.pending_webhooks,
+        lost: end.report.map(|report| report.unsettled),
+        retry_entries: left.retry_entries,
+        pending_webhooks: left.pending_webhooks,
         log_tail,
     }
 }

@@ -122,8 +122,8 @@ pub struct End {
     pub timing: Option<Timing>,
     /// Of a stop or rollback, in order.
     pub stops: Vec<Stop>,
-    /// After quiesce.
-    pub report: Report,
+    /// Work under way at the last count; `None`: there was no count.
+    pub report: Option<Report>,
     /// The component that made a start fail.
     pub failed: Option<InstanceName>,
 }
@@ -224,7 +224,9 @@ impl Table {
             Kind::Scale(..) => Phase::Scale,
         };
         let quiesce = matches!(phase, Phase::Quiesce { .. });
-        let end = End { code: 0, message: String::new(), timing: None, stops: Vec::new(), report: Report::default(), failed: None };
+        // Where nobody was admitted there is nothing to count.
+        let report = (!self.serving()).then(Report::default);
+        let end = End { code: 0, message: String::new(), timing: None, stops: Vec::new(), report, failed: None };
         self.op = Some(Op { id, kind: request.kind, key: request.key, flags: request.flags, began: now, full, targets, phase, end });
         if quiesce {
             let deadline = if request.flags.fast { FAST_DEADLINE } else { QUIESCE_DEADLINE };
@@ -234,10 +236,14 @@ impl Table {
         id
     }
 
+    /// Some daemon has admitted clients.
+    fn serving(&self) -> bool {
+        self.instances.values().any(|i| i.run.as_ref().is_some_and(|r| r.admitted))
+    }
+
     /// Quiesce first when clients are served by what is leaving.
     fn leave_phase(&self, now: Time, then_start: bool, full: bool, flags: Flags) -> Phase {
-        let serving = self.instances.values().any(|i| i.run.as_ref().is_some_and(|r| r.admitted));
-        if full && serving && !flags.now {
+        if full && self.serving() && !flags.now {
             let time = if flags.fast { FAST_DEADLINE } else { QUIESCE_DEADLINE + CLOSE_DEADLINE };
             Phase::Quiesce { until: now + time, then_start }
         } else {
@@ -245,13 +251,12 @@ impl Table {
         }
     }
 
-    /// Latest count of work under way; `done`: nothing is left to wait for.
+    /// Latest count of work under way; `done`: nothing is left to wait for. Counts of daemons that are already going down say nothing.
     pub fn quiesced(&mut self, now: Time, op: u64, report: Report, done: bool) {
-        if let Some(running) = self.op.as_mut().filter(|o| o.id == op) {
-            running.end.report = report;
-            if let Phase::Quiesce { until, .. } = &mut running.phase
-                && done
-            {
+        let Some(running) = self.op.as_mut().filter(|o| o.id == op) else { return };
+        if let Phase::Quiesce { until, .. } = &mut running.phase {
+            running.end.report = Some(report);
+            if done {
                 *until = now;
             }
         }

@@ -112,12 +112,26 @@ impl Node {
         text.lines().filter_map(split).collect()
     }
 
-    /// Position of the first event.
-    pub(crate) fn at(&self, instance: &str, what: &str) -> usize {
-        self.events()
-            .iter()
-            .position(|(i, _, w)| i == instance && w == what)
-            .unwrap_or_else(|| panic!("{instance} {what}: {:?}", self.events()))
+    /// What is found in the events, as soon as it is there: children write after the supervisor has gone on.
+    pub(crate) async fn seen<T>(&self, what: &str, find: impl Fn(&[(String, String, String)]) -> Option<T>) -> T {
+        let look = async {
+            loop {
+                if let Some(found) = find(&self.events()) {
+                    return found;
+                }
+                // A file: nothing to wait on but time.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, look).await {
+            Ok(found) => found,
+            Err(_) => panic!("{what}: {:?}", self.events()),
+        }
+    }
+
+    /// Position of the first such event.
+    pub(crate) async fn at(&self, instance: &str, what: &str) -> usize {
+        self.seen(&format!("{instance} {what}"), |events| events.iter().position(|(i, _, w)| i == instance && w == what)).await
     }
 
     pub(crate) async fn status(&self) -> Snapshot {

@@ -13,10 +13,10 @@ async fn starts_in_order_and_admits_last() {
     let node = Node::start().await;
     let order = ["cluster@0", "gateway@0", "api@0", "worker.channel@0", "worker.push@0", "plugin-host@0"];
     for pair in order.windows(2) {
-        assert!(node.at(pair[0], "activate") < node.at(pair[1], "activate"), "{pair:?}: {:?}", node.events());
+        assert!(node.at(pair[0], "activate").await < node.at(pair[1], "activate").await, "{pair:?}: {:?}", node.events());
     }
     for admitted in ["gateway@0", "api@0"] {
-        assert!(node.at("worker.push@0", "activate") < node.at(admitted, "admit"), "{:?}", node.events());
+        assert!(node.at("worker.push@0", "activate").await < node.at(admitted, "admit").await, "{:?}", node.events());
     }
     let first = |what: &str| node.events().iter().position(|(_, _, w)| w.starts_with(what)).unwrap();
     let spawned = node.events().iter().take_while(|(_, _, w)| w.starts_with("spawn")).count();

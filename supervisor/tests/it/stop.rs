@@ -13,9 +13,9 @@ async fn stops_in_reverse_stays_resident_and_starts_again() {
     let table = node.must_wkctl(&["stop"]).await;
     assert!(table.contains("clean 7 · forced 0 · gone 0 · lost 0"), "{table}");
     for pair in REVERSE.windows(2) {
-        assert!(node.at(pair[0], "end") < node.at(pair[1], "term"), "{pair:?}: {:?}", node.events());
+        assert!(node.at(pair[0], "end").await < node.at(pair[1], "term").await, "{pair:?}: {:?}", node.events());
     }
-    assert!(node.at("gateway@0", "quiesce") < node.at("plugin-host@0", "term"));
+    assert!(node.at("gateway@0", "quiesce").await < node.at("plugin-host@0", "term").await);
     assert!(node.leftovers().is_empty(), "{:?}", node.leftovers());
     let status = node.status().await;
     assert_eq!((status.overall.as_str(), status.addresses.len(), status.admitted), ("down", 0, false));

@@ -31,11 +31,15 @@ struct SlowSync(Duration);
 impl Faults for SlowSync {
     fn check(&self, point: IoPoint) -> io::Result<()> {
         if point == IoPoint::LogSync {
-            // On the log writer's own thread, as a slow disk would.
-            std::thread::sleep(self.0);
+            take_time(self.0);
         }
         Ok(())
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the log writer's own thread stands still, as with a slow disk")]
+fn take_time(time: Duration) {
+    std::thread::sleep(time);
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ fn bugs() -> [PutBack; 3] {
             kind: "not delivered",
         },
         // Appends of the first life are still being written when the second reads the journal.
-        PutBack { bug: "no-fence", write_delay_ms: "500", fault: Fault::Kill("worker.channel@0"), times: 2, kind: "not delivered" },
+        PutBack { bug: "no-fence", write_delay_ms: "500", fault: Fault::Kill("worker.channel@0"), times: 1, kind: "not delivered" },
         // Only the journal knows what was stored while no push worker lived.
         PutBack {
             bug: "no-cursor",

@@ -75,6 +75,7 @@ impl Feed {
                 limit: JOURNAL_ENTRIES_MAX,
                 buckets: Vec::new(),
                 wait_ms: u64::try_from(wait.as_millis()).unwrap_or(0).max(1),
+                after_each: Vec::new(),
             };
             // Cancel-safe: a read that is given up has no effect.
             let reply = tokio::select! {

@@ -138,8 +138,8 @@ pub struct JournalQuery {
     pub after: u64,
     /// Rows at most.
     pub limit: u32,
-    /// Only these slots, ascending; empty: all.
-    pub slots: Vec<u16>,
+    /// Only these slots, ascending, each above an index of its own; empty: all.
+    pub slots: Vec<(u16, u64)>,
 }
 
 /// Journal entries of a group. `applied` is the group's applied index, read before the call: an answer that reached the journal's end covers it.
@@ -161,7 +161,8 @@ pub fn journal(db: &DataDb, query: &JournalQuery, applied: u64) -> Result<(Vec<p
         }
         match keys::jrnl_decode(key).ok_or(StoreError::Shape { what: "journal key" }).and_then(|(_, i)| Ok((i, decode_journal(value)?))) {
             Ok((index, row)) => {
-                let wanted = |item: &JournalItem| query.slots.is_empty() || query.slots.binary_search(&item.slot).is_ok();
+                let after = |slot| query.slots.binary_search_by_key(&slot, |(slot, _)| *slot).ok().and_then(|at| query.slots.get(at));
+                let wanted = |item: &JournalItem| query.slots.is_empty() || after(item.slot).is_some_and(|(_, after)| index > *after);
                 let before = items.len();
                 items.extend(row.into_iter().filter(wanted).map(|item| (index, item)));
                 looked_at = index;

@@ -191,7 +191,12 @@ impl Dispatch {
 
     async fn journal_rows(&self, request: pb::JournalRequest) -> Result<pb::JournalReply, Refusal> {
         let channel = self.shards.channel_of_shard(request.group).ok_or_else(|| Refusal::rejected("no such group"))?;
-        let mut slots: Vec<u16> = request.buckets.iter().filter_map(|bucket| u16::try_from(*bucket).ok()).collect();
+        if !request.after_each.is_empty() && request.after_each.len() != request.buckets.len() {
+            return Err(Refusal::rejected("not every bucket has its index"));
+        }
+        let after_each = request.after_each.iter().copied().chain(std::iter::repeat(0));
+        let slots = request.buckets.iter().zip(after_each).filter_map(|(bucket, after)| Some((u16::try_from(*bucket).ok()?, after)));
+        let mut slots: Vec<(u16, u64)> = slots.collect();
         slots.sort_unstable();
         let wait = Duration::from_millis(request.wait_ms.min(JOURNAL_WAIT_MS_MAX));
         let until = tokio::time::Instant::now() + wait;

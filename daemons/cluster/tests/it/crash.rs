@@ -142,7 +142,7 @@ async fn journal_all(client: &mut Client) -> HashSet<(String, u64)> {
     for shard in 0..4 {
         let mut after = 0;
         loop {
-            let request = pb::JournalRequest { group: shard, after, limit: 100, buckets: vec![], wait_ms: 0 };
+            let request = pb::JournalRequest { group: shard, after, limit: 100, buckets: vec![], wait_ms: 0, after_each: vec![] };
             let reply = client.journal(request).await;
             for entry in &reply.entries {
                 let channel = entry.channel.as_ref().unwrap().id.clone();

@@ -202,7 +202,7 @@ async fn the_journal_wakes_its_readers_and_is_cut_behind_them() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::open(folder.path(), 1).await.unwrap();
     let mut client = Client::connect(&node.socket).await;
-    let ask = |after, wait_ms, buckets| pb::JournalRequest { group: 0, after, limit: 1000, buckets, wait_ms };
+    let ask = |after, wait_ms, buckets| pb::JournalRequest { group: 0, after, limit: 1000, buckets, wait_ms, after_each: vec![] };
     let empty = client.journal(ask(0, 0, vec![])).await;
     assert_eq!((empty.entries.len(), empty.groups), (0, 1));
 
@@ -219,6 +219,10 @@ async fn the_journal_wakes_its_readers_and_is_cut_behind_them() {
     let bucket = u32::from(wk_types::Bucket::of("g").index());
     assert_eq!(client.journal(ask(0, 0, vec![(bucket + 1) % 1024])).await.entries.len(), 0);
     assert_eq!(client.journal(ask(0, 0, vec![bucket])).await.entries.len(), 1);
+    let above = |index| pb::JournalRequest { after_each: vec![0, index], ..ask(0, 0, vec![(bucket + 1) % 1024, bucket]) };
+    assert_eq!(client.journal(above(stored[0].index - 1)).await.entries.len(), 1);
+    let none = client.journal(above(stored[0].index)).await;
+    assert_eq!((none.entries.len(), none.upto >= stored[0].index), (0, true), "this bucket has it already");
 
     for n in 0..600 {
         client.append(append(&[("g", vec![Text::new(100 + n, "u", "", b"x")])])).await.unwrap();

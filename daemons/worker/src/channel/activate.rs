@@ -68,16 +68,14 @@ async fn once(cluster: &ClusterData, inbox: &Inbox<Ask>, buckets: &[u16], owner:
         _ => cluster.take_over(cursors, owner).await?,
     };
     inbox.push(Event::Ask(Ask::Started(groups, starts.iter().map(|(b, i)| (*b, *i)).collect())));
-    let mut by_group: BTreeMap<u32, (Vec<u32>, u64)> = BTreeMap::new();
+    let mut by_group: BTreeMap<u32, Vec<(u16, u64)>> = BTreeMap::new();
     for (bucket, index) in &starts {
-        let (list, first) = by_group.entry(u32::from(*bucket) % groups).or_insert((Vec::new(), u64::MAX));
-        list.push(u32::from(*bucket));
-        *first = (*first).min(*index);
+        by_group.entry(u32::from(*bucket) % groups).or_default().push((*bucket, *index));
     }
     // A channel has one group: its entries come in order however the groups overlap.
-    let reads = by_group.into_iter().map(|(group, (list, first))| {
+    let reads = by_group.into_iter().map(|(group, starts)| {
         let upto = usize::try_from(group).ok().and_then(|g| applied.get(g)).copied().unwrap_or(0);
-        read_group(cluster, inbox, group, list, first, upto)
+        read_group(cluster, inbox, group, starts, upto)
     });
     stream::iter(reads).buffer_unordered(JOURNALS_AT_ONCE).try_collect::<()>().await?;
     inbox.push(Event::Ask(Ask::Opened(buckets.to_vec())));
@@ -103,18 +101,20 @@ fn cursor(bucket: u16, groups: u32, index: u64) -> pb::Cursor {
     pb::Cursor { consumer: CONSUMER.to_owned(), group: bucket % groups, bucket, index, remove: false }
 }
 
-/// Hands the journal of one group to the pool, page by page, as fast as the pool can distribute it.
+/// Hands the journal of one group to the pool, page by page, as fast as the pool can distribute it. `starts`: its buckets and where each of
+/// them continues; quiet ones lie far behind.
 async fn read_group(
     cluster: &ClusterData,
     inbox: &Inbox<Ask>,
     group: u32,
-    buckets: Vec<u32>,
-    first: u64,
+    starts: Vec<(u16, u64)>,
     upto: u64,
 ) -> Result<(), ActivateError> {
-    let mut after = first;
+    let mut after = starts.iter().map(|(_, index)| *index).min().unwrap_or(upto);
     while after < upto {
-        let request = pb::JournalRequest { group, after, limit: JOURNAL_ENTRIES, buckets: buckets.clone(), wait_ms: 0 };
+        let buckets = starts.iter().map(|(bucket, _)| u32::from(*bucket)).collect();
+        let after_each = starts.iter().map(|(_, index)| *index).collect();
+        let request = pb::JournalRequest { group, after, limit: JOURNAL_ENTRIES, buckets, after_each, wait_ms: 0 };
         let reply = cluster.journal(request).await?;
         let next = reply.upto.max(reply.entries.last().map_or(0, |e| e.index));
         if !reply.entries.is_empty() {

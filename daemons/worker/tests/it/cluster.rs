@@ -20,6 +20,9 @@ use wk_proto::cluster::v1::request::Op;
 
 type Key = (String, u32);
 
+/// Channel, sequences and senders of a journal entry.
+type Row = (Key, Vec<u64>, Vec<u64>);
+
 /// Everything the cluster remembers.
 #[derive(Default)]
 pub(crate) struct State {
@@ -28,8 +31,8 @@ pub(crate) struct State {
     pub(crate) lists: BTreeMap<(i32, String, u32), BTreeSet<String>>,
     /// Rows of each channel in order.
     pub(crate) log: BTreeMap<Key, Vec<(i64, Vec<u8>)>>,
-    /// (group, index) → channel, its sequences and senders.
-    pub(crate) journal: BTreeMap<(u32, u64), (Key, Vec<u64>, Vec<u64>)>,
+    /// (group, index) → what the entry stored.
+    pub(crate) journal: BTreeMap<(u32, u64), Row>,
     pub(crate) applied: [u64; GROUPS],
     pub(crate) cursors: BTreeMap<(String, u32, u32), u64>,
     pub(crate) lookups: u64,
@@ -144,10 +147,11 @@ impl State {
     }
 
     fn journal(&self, r: &pb::JournalRequest) -> pb::JournalReply {
-        let rows = self.journal.range((r.group, r.after + 1)..(r.group + 1, 0)).filter(|(_, (key, ..))| {
+        let rows = self.journal.range((r.group, r.after + 1)..(r.group + 1, 0)).filter(|((_, index), (key, ..))| {
             let kind = wk_types::ChannelType(u8::try_from(key.1).unwrap());
             let bucket = wk_types::ChannelKey::new(key.0.as_str(), kind).bucket();
-            r.buckets.is_empty() || r.buckets.contains(&u32::from(bucket.index()))
+            let at = r.buckets.iter().position(|b| *b == u32::from(bucket.index()));
+            r.buckets.is_empty() || at.is_some_and(|at| r.after_each.get(at).is_none_or(|after| index > after))
         });
         let entries = rows.map(|((_, index), (key, seqs, senders))| {
             let mut records = BytesMut::new();

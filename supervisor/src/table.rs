@@ -23,12 +23,14 @@ mod describe;
 mod facts;
 mod instance;
 mod op;
+mod request;
 #[cfg(test)]
 mod tests;
 
 pub use describe::{InstanceView, Overall};
 pub use instance::{EndStep, Ending, Instance, Rest, Run, State, Times};
-pub use op::{End, Flags, Kind, Op, Outcome, Refusal, Report, Request, Stop};
+pub use op::Op;
+pub use request::{End, Flags, Kind, Outcome, Refusal, Report, Request, Stop};
 
 /// Something that happened to one generation.
 #[derive(Debug, Clone, PartialEq, Eq)]

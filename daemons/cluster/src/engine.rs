@@ -110,6 +110,7 @@ pub struct Engine {
     groups: Groups,
     db: DataDb,
     writer: LogWriter,
+    log: RaftDb,
     /// Streams and other work that must end before the groups do.
     streams: TaskTracker,
     streams_stop: CancellationToken,
@@ -174,7 +175,7 @@ impl Engine {
         let upkeep = Upkeep {
             dispatch: Arc::clone(&dispatch),
             writer: writer.clone(),
-            log: opened.log,
+            log: opened.log.clone(),
             folder: config.folder.clone(),
             disk_reserve_bytes: config.disk_reserve_bytes,
             disk_full,
@@ -187,6 +188,7 @@ impl Engine {
             groups,
             db: opened.db,
             writer,
+            log: opened.log,
             streams: TaskTracker::new(),
             streams_stop: CancellationToken::new(),
             tasks,
@@ -237,13 +239,16 @@ impl Engine {
             tracing::warn!(err = %refusal, "id ceiling was not lowered");
         }
         let db = self.db.clone();
-        let flushed = self.groups.flush_and_purge(async || blocking_flush(&db).await).await;
+        let flushed = self.groups.flush_and_purge_last(async || blocking_flush(&db).await).await;
         self.groups.shutdown().await;
         let writer = self.writer.clone();
         if spawn_blocking(move || writer.stop()).await.is_err() {
             tracing::error!("log writer did not stop");
         }
-        flushed
+        flushed?;
+        // What is left of the log goes into files: replaying it costs the next start far more than this.
+        let log = self.log;
+        spawn_blocking(move || log.flush()).await.unwrap_or(Err(StoreError::Stopped))
     }
 }
 

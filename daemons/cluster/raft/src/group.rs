@@ -357,11 +357,11 @@ impl Group {
     }
 
     /// Cut the log up to what is flushed, but not what a live follower still lacks. Steps below
-    /// [`RaftOptions::purge_step_entries`] are left for later: each is a range tombstone.
+    /// `step_entries` are left for later: each is a range tombstone.
     ///
     /// # Errors
     /// [`GroupError::Deadline`]: tried again with the next call. [`GroupError::Fatal`].
-    pub async fn purge(&self) -> Result<(), GroupError> {
+    pub async fn purge(&self, step_entries: u64) -> Result<(), GroupError> {
         let Some(mut safe) = self.inner.log.flushed() else {
             return Ok(());
         };
@@ -372,14 +372,15 @@ impl Group {
             safe = live.fold(safe, u64::min);
         }
         let start = self.inner.log.purged().map_or(0, |index| index + 1);
-        if (safe + 1).saturating_sub(start) < self.inner.options.purge_step_entries {
+        if (safe + 1).saturating_sub(start) < step_entries {
             return Ok(());
         }
         let fatal = |_| GroupError::Fatal;
         let covered = move |metrics: &RaftMetrics<Types>| metrics.snapshot.is_some_and(|id| id.index >= safe);
         self.inner.raft.trigger().snapshot().await.map_err(fatal)?;
         self.wait(PURGE_WAIT, covered).await?;
-        self.inner.raft.trigger().purge_log(safe).await.map_err(fatal)
+        self.inner.raft.trigger().purge_log(safe).await.map_err(fatal)?;
+        self.wait(PURGE_WAIT, move |metrics| metrics.purged.is_some_and(|id| id.index >= safe)).await.map(drop)
     }
 
     /// Stop the group. Proposals under way end with an answer or an unknown outcome. Rows stay as they are.

@@ -14,7 +14,7 @@ use wk_types::NodeId;
 use crate::adapter::{Adapter, FatalHook, Position, Progress};
 use crate::error::{GroupError, OpenError};
 use crate::group::{Group, Inner, Raft, is_alone};
-use crate::limits::{CORE_CHANNEL_SPARE, OPEN_CONCURRENCY};
+use crate::limits::{CORE_CHANNEL_SPARE, LAST_PURGE_STEP_ENTRIES, OPEN_CONCURRENCY};
 use crate::log_store::GroupLog;
 use crate::machine::{MachineError, StateMachine};
 use crate::network::{Frames, Network, NetworkError, Replies, RpcKind};
@@ -247,13 +247,32 @@ impl Groups {
     /// # Cancel safety
     /// Safe: what was not purged is purged by a later call.
     pub async fn flush_and_purge<E, F: Future<Output = Result<(), E>>>(&self, flush: impl FnOnce() -> F) -> Result<(), E> {
+        self.flush_and_purge_from(self.shared.options.purge_step_entries, flush).await
+    }
+
+    /// The same, for the end of the process: shorter steps, so that little of the log is left for the next start to read.
+    ///
+    /// # Errors
+    /// As [`Groups::flush_and_purge`].
+    ///
+    /// # Cancel safety
+    /// As [`Groups::flush_and_purge`].
+    pub async fn flush_and_purge_last<E, F: Future<Output = Result<(), E>>>(&self, flush: impl FnOnce() -> F) -> Result<(), E> {
+        self.flush_and_purge_from(self.shared.options.purge_step_entries.min(LAST_PURGE_STEP_ENTRIES), flush).await
+    }
+
+    async fn flush_and_purge_from<E, F: Future<Output = Result<(), E>>>(
+        &self,
+        step_entries: u64,
+        flush: impl FnOnce() -> F,
+    ) -> Result<(), E> {
         let marks: Vec<(Group, Position)> = self.list().into_iter().map(|group| (group.clone(), group.position())).collect();
         flush().await?;
         for (group, position) in &marks {
             group.mark_flushed(position.clone());
         }
         let purges = marks.into_iter().map(|(group, _)| async move {
-            match group.purge().await {
+            match group.purge(step_entries).await {
                 Ok(()) => {}
                 // A stopped group is reported by `first_failure`; a slow one is purged by the next call.
                 Err(GroupError::Fatal | GroupError::Deadline) => tracing::debug!(group = group.id().0, "log not purged this time"),

@@ -18,6 +18,8 @@ pub(crate) const APPLY_BYTES_MAX: usize = 2 << 20;
 pub(crate) const CORE_CHANNEL_SPARE: usize = 4096;
 /// Groups that recover at the same time at start. Source: `design/cluster.md` §8.6.
 pub(crate) const OPEN_CONCURRENCY: usize = 64;
+/// Entries the purge of a stopping process removes at least: below, reading them again costs less than a range tombstone at each stop.
+pub(crate) const LAST_PURGE_STEP_ENTRIES: u64 = 64;
 /// How long a group may take to show a snapshot position before its purge is left to the next round.
 pub(crate) const PURGE_WAIT: Duration = Duration::from_secs(2);
 /// How long a lone voter may take to lead after its start.

@@ -1,6 +1,6 @@
 //! Rows of channels that were written lately, so that the hot path does no point reads.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use super::rows::ChanRow;
 

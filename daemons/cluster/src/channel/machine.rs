@@ -137,6 +137,7 @@ impl ChannelMachine {
             command: &entry.command,
             now_ms,
         };
+        store.look_up(frames)?;
         let first_number = *store.next_number;
         let mut answer = BytesMut::new();
         let mut journal = Vec::new();

@@ -1,10 +1,10 @@
 //! Storing the messages of one entry: duplicates, sequences, rows.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
+use hashbrown::HashMap;
 use wk_link::codec::Reader;
 use wk_link::record::{ChannelBatch, Message, decode_row, encode_row};
+use wk_store::keys::IDX_CLIENT_NO_BYTES;
 use wk_store::{Batch, Cf, ChannelNumber, DataDb, StoreError, keys};
 use wk_types::Bucket;
 
@@ -29,6 +29,8 @@ pub(super) struct Overlay {
     ids: HashMap<(u16, i64), (u64, u64)>,
     /// (channel number, sequence) → encoded message.
     messages: HashMap<(u64, u64), Bytes>,
+    /// (channel number, hash of sender and client number) → sequence that is stored, or `None`: looked up before, see [`Store::look_up`].
+    stored: HashMap<(u64, u64), Option<u64>>,
 }
 
 impl Overlay {
@@ -36,6 +38,7 @@ impl Overlay {
         self.clients.clear();
         self.ids.clear();
         self.messages.clear();
+        self.stored.clear();
     }
 }
 
@@ -67,6 +70,34 @@ impl Store<'_> {
             Ok((slot, messages)) => self.messages(slot, frame, &messages),
             Err(refusal) => Ok((ChannelResult::Refused(refusal), None)),
         }
+    }
+
+    /// Looks up the client numbers of all frames at once: one walk over memtables and files instead of one for each message. Nothing depends on
+    /// it: what is not found here (a channel that is not cached, a broken frame) is looked up when its turn comes.
+    ///
+    /// # Errors
+    /// A read failed.
+    pub(super) fn look_up(&mut self, frames: &[u8]) -> Result<(), StoreError> {
+        let mut wanted: Vec<((u64, u64), [u8; IDX_CLIENT_NO_BYTES])> = Vec::new();
+        let mut r = Reader::new(frames);
+        while !r.is_empty() {
+            let Ok(frame) = ChannelBatch::read(&mut r) else { break };
+            let Ok((slot, messages)) = self.accept(&frame) else { continue };
+            let key = keys::chan(slot, frame.channel_type.0, frame.channel_id.as_bytes());
+            let Some(number) = self.cache.get(&key).map(|row| row.number).filter(|number| *number != 0) else { continue };
+            for (message, _) in messages.iter().filter(|(message, _)| !message.client_msg_no.is_empty()) {
+                let hash = client_hash(message.from_uid, message.client_msg_no);
+                wanted.push(((number, hash), keys::idx_client_no(slot, ChannelNumber(number), hash)));
+            }
+        }
+        if wanted.len() < 2 {
+            return Ok(());
+        }
+        let rows: Vec<_> = wanted.iter().map(|(_, key)| key).collect();
+        for ((place, _), value) in wanted.iter().zip(self.db.multi_get(Cf::Idx, &rows)?) {
+            self.overlay.stored.insert(*place, value.map(|value| decode_seq(&value)).transpose()?);
+        }
+        Ok(())
     }
 
     /// Checks a frame without looking at stored rows.
@@ -171,10 +202,13 @@ impl Store<'_> {
         let hash = client_hash(message.from_uid, message.client_msg_no);
         let seq = match self.overlay.clients.get(&(number, hash)) {
             Some(seq) => Some(*seq),
-            None => {
-                let value = self.db.get(Cf::Idx, keys::idx_client_no(slot, ChannelNumber(number), hash))?;
-                value.map(|value| decode_seq(&value)).transpose()?
-            }
+            None => match self.overlay.stored.get(&(number, hash)) {
+                Some(seq) => *seq,
+                None => {
+                    let value = self.db.get(Cf::Idx, keys::idx_client_no(slot, ChannelNumber(number), hash))?;
+                    value.map(|value| decode_seq(&value)).transpose()?
+                }
+            },
         };
         let Some(seq) = seq else { return Ok(None) };
         let same = |bytes: &[u8]| {

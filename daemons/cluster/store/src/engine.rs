@@ -18,6 +18,9 @@ pub(crate) const RMETA: &str = "rmeta";
 
 /// Length of the prefix of `msg` keys: slot and channel number.
 const MSG_PREFIX_BYTES: usize = 10;
+/// Level of zstd: the fastest. Its window: what the engine takes by default.
+const ZSTD_LEVEL: i32 = 1;
+const ZSTD_WINDOW_BITS: i32 = -14;
 /// Share of a write buffer that its bloom filter takes: about 10 bits for each index row.
 const IDX_MEMTABLE_BLOOM: f64 = 0.02;
 
@@ -79,8 +82,15 @@ fn data_family(cf: Cf, options: &Options) -> DbOptions {
     let mut family = family_near(near_bytes(cf));
     family.set_write_buffer_size(DATA_WRITE_BUFFER_BYTES);
     family.set_max_write_buffer_number(DATA_WRITE_BUFFERS);
-    family.set_compression_type(DBCompressionType::Lz4);
-    family.set_bottommost_compression_type(DBCompressionType::Zstd);
+    if cf == Cf::Idx {
+        // Hashes do not compress, and each row is written twice: by a flush and by the first compaction.
+        family.set_compression_type(DBCompressionType::None);
+    } else {
+        family.set_compression_type(DBCompressionType::Lz4);
+        family.set_bottommost_compression_type(DBCompressionType::Zstd);
+        // Every compaction of a young database writes the bottommost level, so its speed counts more than the last percent of size.
+        family.set_bottommost_compression_options(ZSTD_WINDOW_BITS, ZSTD_LEVEL, 0, 0, true);
+    }
     family.set_level_compaction_dynamic_level_bytes(true);
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&options.cache);

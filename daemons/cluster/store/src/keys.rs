@@ -54,6 +54,9 @@ const IDX_MESSAGE_ID: u8 = 1;
 const IDX_CLIENT_NO: u8 = 2;
 const IDX_SENDER: u8 = 3;
 
+/// Length of a key by client number: slot, kind, channel number, hash.
+pub const IDX_CLIENT_NO_BYTES: usize = 19;
+
 /// Length of a slot prefix.
 pub const SLOT_BYTES: usize = 2;
 
@@ -123,8 +126,8 @@ pub fn idx_message_id(slot: Bucket, message_id: i64) -> [u8; 11] {
 
 /// Key of the index row (sender, client message number) → sequence; `hash` is [`hash64`] of both.
 #[must_use]
-pub fn idx_client_no(slot: Bucket, channel: ChannelNumber, hash: u64) -> [u8; 19] {
-    let mut key = [0; 19];
+pub fn idx_client_no(slot: Bucket, channel: ChannelNumber, hash: u64) -> [u8; IDX_CLIENT_NO_BYTES] {
+    let mut key = [0; IDX_CLIENT_NO_BYTES];
     Writer(&mut key).u16(slot.index()).u8(IDX_CLIENT_NO).u64(channel.0).u64(hash);
     key
 }

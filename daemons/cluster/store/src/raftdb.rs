@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rocksdb::{ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{FlushOptions, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::engine::{self, Db};
 use crate::error::{OpenError, StoreError};
@@ -63,6 +63,17 @@ impl RaftDb {
         }
         rows.status().map_err(|error| StoreError::Read(error.into()))?;
         Ok(groups)
+    }
+
+    /// Moves what is in memtables into files, so that the next open has no write-ahead log to replay. Blocks for the device.
+    ///
+    /// # Errors
+    /// [`StoreError::Flush`]; the write-ahead log still has everything then.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let families = [self.family(engine::LOG), self.family(engine::RMETA)];
+        self.inner.db.flush_cfs_opt(&families, &options).map_err(|error| StoreError::Flush(error.into()))
     }
 
     /// Sizes, for metrics.

@@ -49,7 +49,7 @@ macro_rules! scenario {
         async fn $name() -> anyhow::Result<()> {
             let Some(run) = run(stringify!($name), $rounds)? else { return Ok(()) };
             let _alone = ALONE.lock().await;
-            run.$name().await
+            run.$name().await.map_err(|e| e.context(format!("repeat with: {}", run.command())))
         }
     };
 }

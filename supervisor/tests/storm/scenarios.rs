@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use wk_config::Env;
+
 use crate::faults::{Fault, Repair, strike};
 use crate::plan::{Dice, Plan};
 use crate::report;
@@ -19,8 +21,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn command(&self) -> String {
-        format!("cargo xtask storm --seed {} --rounds {} --scenario {}", self.seed, self.rounds, self.scenario)
+    /// What repeats this run.
+    pub(crate) fn command(&self) -> String {
+        let release = Env::process().get("WK_BIN_DIR").is_some_and(|dir| dir.trim_end_matches('/').ends_with("release"));
+        let release = if release { " --release" } else { "" };
+        format!("cargo xtask storm --seed {} --rounds {} --scenario {}{release}", self.seed, self.rounds, self.scenario)
     }
 
     /// The faults `all`, each as often as the others, in an order made from the seed.
@@ -49,7 +54,7 @@ impl Run {
     }
 
     async fn begin(&self, plan: Plan, extra: &str) -> anyhow::Result<Storm> {
-        Storm::start(plan, self.seed, extra).await.map_err(|e| e.context(format!("{}: the storm could not begin", self.command())))
+        Storm::start(plan, self.seed, extra).await.map_err(|e| e.context("the storm could not begin"))
     }
 
     /// Ends the storm, prints the numbers, and fails with everything one needs to know.
@@ -110,7 +115,7 @@ impl Run {
 
     /// Users come, are kicked and log in on a second device while workers die.
     pub(crate) async fn churn(&self) -> anyhow::Result<()> {
-        crate::churn::run(self.seed, self.rounds).await.map_err(|e| e.context(self.command()))
+        crate::churn::run(self.seed, self.rounds).await
     }
 
     /// A message that ends each worker that takes it, for each pool in turn.
@@ -123,7 +128,7 @@ impl Run {
 
     /// Bugs that were fixed are put back: the checker sees them.
     pub(crate) async fn bugs(&self) -> anyhow::Result<()> {
-        crate::bugs::run(self).await.map_err(|e| e.context(self.command()))
+        crate::bugs::run(self).await
     }
 
     /// A member of many groups that never reads: nobody else notices, and memory stays bounded.
@@ -137,8 +142,7 @@ impl Run {
     /// Each write of the cluster takes half a second: everything is slow, nothing is lost, and memory stays bounded.
     pub(crate) async fn slow_writes(&self) -> anyhow::Result<()> {
         let env = [("WK_FAULT_WRITE_DELAY_MS", "500")];
-        let storm = Storm::start_with_env(Plan::new(self.seed), self.seed, "mode: test", &env).await;
-        let storm = storm.map_err(|e| e.context(format!("{}: the storm could not begin", self.command())))?;
+        let storm = Storm::start_with_env(Plan::new(self.seed), self.seed, "mode: test", &env).await?;
         self.endure(storm, "nobody (slow writes)", Duration::from_secs(5)).await
     }
 

@@ -4,7 +4,7 @@
 //! reactors. With a single sub reactor the accepts live on its own ring: one thread and one hand-over less.
 //!
 //! Planes: [`sys`] (the only unsafe code), `run` (the loop), `slot` (one socket), `conn` with `stream`, `frames`, `json` (one connection,
-//! pure), [`ws`], [`upgrade`], [`timer`], [`buffer`], [`ids`] (pure).
+//! pure), [`ws`], [`upgrade`], [`timer`], [`buffer`] (pure).
 //!
 //! Invariants
 //! - A reactor never waits for anything but its ring; what it produced in a round leaves as one batch.

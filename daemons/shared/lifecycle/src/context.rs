@@ -80,7 +80,7 @@ pub(crate) struct Inner {
 }
 
 impl Context {
-    /// A context over a launch: what [`crate::run`] does, for tests of a service function. `components` are the daemon's health names; `log`
+    /// A context over a launch: what [`crate::run()`] does, for tests of a service function. `components` are the daemon's health names; `log`
     /// is the handle behind `SetLogFilter`.
     #[must_use]
     pub fn new(launch: Launch, components: &[&str], log: Option<LogHandle>) -> Self {
@@ -318,7 +318,7 @@ impl Context {
         &self.inner.metrics
     }
 
-    /// Begins the drain: readiness is taken back, the deadline starts, the token is cancelled. For [`crate::run`] and tests; idempotent.
+    /// Begins the drain: readiness is taken back, the deadline starts, the token is cancelled. For [`crate::run()`] and tests; idempotent.
     pub fn begin_drain(&self) {
         if self.inner.phase.send_replace(Phase::Draining) == Phase::Draining {
             return;

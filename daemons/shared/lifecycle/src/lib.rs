@@ -1,6 +1,6 @@
 //! Life of a daemon process: passed descriptors, readiness, drain, exit codes.
 //!
-//! [`run`] is the whole `main` of a daemon. Order: arguments and environment → descriptors and configuration ([`Launch`]) → logs → panic hook
+//! [`run()`] is the whole `main` of a daemon. Order: arguments and environment → descriptors and configuration ([`Launch`]) → logs → panic hook
 //! → current-thread runtime → health, lifecycle and admin services on the socket `health` → the daemon's own service function with a
 //! [`Context`] → SIGTERM cancels the shutdown token → the function drains and returns → exit code.
 //!

@@ -1,7 +1,7 @@
 //! Messages as the log holds them.
 //!
 //! The channel worker encodes a [`Message`] once; the same bytes travel in the append request, lie in the raft entry, become the row in
-//! RocksDB (behind a [`RowHead`]) and come back in reads. Format version 1; golden vectors in `testdata/record/v1`.
+//! RocksDB (behind a `RowHead`) and come back in reads. Format version 1; golden vectors in `testdata/record/v1`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use wk_types::{ChannelType, ConnId, MessageId, MessageSeq};

@@ -9,19 +9,14 @@ use crate::workspace::Metadata;
 const KNOWN: &[(&str, &str)] = &[
     ("base64", "0.22 of tonic, 0.23 of hyper-util"),
     ("block-buffer", "sha2 0.10 of openraft, md-5 0.11"),
-    ("block2", "platform crates behind the resolver"),
     ("cpufeatures", "sha2 0.10 of openraft, aes 0.9"),
     ("crypto-common", "sha2 0.10 of openraft, md-5 0.11"),
     ("digest", "sha2 0.10 of openraft, md-5 0.11"),
-    ("foldhash", "hashbrown of several"),
     ("getrandom", "0.2 of ring, 0.3 of ahash and tempfile, 0.4"),
     ("hashbrown", "of several map crates"),
-    ("r-efi", "platform crate of getrandom"),
-    ("rand_core", "of the dalek crates"),
     ("syn", "derive crates of both generations, build only"),
     ("thiserror", "1 of ppp"),
     ("thiserror-impl", "1 of ppp"),
-    ("unicode-width", "of the table and snippet crates"),
 ];
 
 pub(crate) fn check(metadata: &Metadata) -> anyhow::Result<()> {

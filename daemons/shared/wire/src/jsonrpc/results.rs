@@ -63,7 +63,7 @@ pub fn error(out: &mut Vec<u8>, id: Option<&Id>, code: ErrorCode, message: &str)
     });
 }
 
-/// The answer to a text that [`super::parse`] refused; nothing for a notification. Returns whether something was written.
+/// The answer to a text that [`super::parse()`] refused; nothing for a notification. Returns whether something was written.
 pub fn rpc_error(out: &mut Vec<u8>, x: &RpcError) -> bool {
     if !x.notification {
         error(out, x.id.as_ref(), x.code, x.message);

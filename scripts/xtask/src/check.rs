@@ -34,7 +34,11 @@ pub(crate) fn check(quick: bool, tests: bool) -> anyhow::Result<()> {
             ]))
         });
         steps.run("documentation", || {
-            quiet(cargo(&root)?.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
+            quiet(
+                cargo(&root)?
+                    .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
+                    .env("RUSTDOCFLAGS", "-D warnings"),
+            )
         });
     }
     if tests {

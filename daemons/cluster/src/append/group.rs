@@ -103,6 +103,12 @@ impl ChannelGroup {
         self.group.get().and_then(|group| group.status().applied).unwrap_or(0)
     }
 
+    /// Whether the group was wanted in this life. One that was not has no data, and nothing waits for it: groups with data are opened at boot.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.state.lock().started
+    }
+
     /// Marks the group as wanted. True exactly once: the caller starts the task.
     #[must_use]
     pub fn claim_start(&self) -> bool {

@@ -243,7 +243,9 @@ impl Dispatch {
         let mut saving = FuturesUnordered::new();
         for (shard, changes) in by_group {
             let channel = self.shards.channel_of_shard(shard).ok_or_else(|| Refusal::rejected("no such group"))?;
-            if channel.group().is_none() && changes.iter().all(|change| change.remove) {
+            // A group without data has no append of an older owner, and a bucket gets its cursor with its first message: the group stays closed.
+            let empty = owner.is_some() && !channel.is_started() && changes.iter().all(|change| change.index == 0);
+            if empty || channel.group().is_none() && changes.iter().all(|change| change.remove) {
                 continue;
             }
             let command = encode_cursors(changes.into_iter());

@@ -198,6 +198,34 @@ async fn nothing_of_an_older_owner_lands_behind_a_takeover() {
 }
 
 #[tokio::test]
+async fn a_takeover_leaves_groups_without_data_closed_and_fences_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::open(folder.path(), 4).await.unwrap();
+    let mut client = Client::connect(&node.socket).await;
+    let cursor = |bucket| pb::Cursor { consumer: "dispatch".into(), group: bucket % 4, bucket, index: 0, remove: false };
+    let takeover = pb::SaveCursorsRequest { cursors: (0..1024).map(cursor).collect(), owner: Some(owner(2)) };
+    match client.call(Op::SaveCursors(takeover.clone())).await.unwrap() {
+        ReplyResult::SaveCursors(reply) => assert_eq!(reply.applied, [0; 4]),
+        other => unreachable!("not a takeover: {other:?}"),
+    }
+    assert_eq!(client.cursors().await.applied, [0; 4], "no group was opened");
+    let by = |generation, id| pb::AppendRequest { owner: Some(owner(generation)), ..append(&[("g", vec![Text::new(id, "u", "", b"x")])]) };
+    let late = client.append(by(1, 1)).await.unwrap();
+    assert_eq!(late[0].error.as_ref().map(pb::Error::code), Some(Code::Fenced));
+    let index = client.append(by(2, 2)).await.unwrap()[0].index;
+    let bucket = u32::from(wk_types::Bucket::of("g").index());
+    let loaded = client.cursors().await;
+    let first = pb::Cursor { index: index - 1, ..cursor(bucket) };
+    assert_eq!(loaded.cursors, [first], "the first message brings the cursor");
+    // The same takeover once the group has data goes through its log.
+    match client.call(Op::SaveCursors(takeover)).await.unwrap() {
+        ReplyResult::SaveCursors(reply) => assert!(reply.applied[usize::try_from(bucket % 4).unwrap()] > index),
+        other => unreachable!("not a takeover: {other:?}"),
+    }
+    node.close().await;
+}
+
+#[tokio::test]
 async fn the_journal_wakes_its_readers_and_is_cut_behind_them() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::open(folder.path(), 1).await.unwrap();

@@ -55,6 +55,7 @@ impl Daemon {
     }
 
     /// SIGTERM; the exit code. What the daemon said goes to the test's output.
+    #[expect(clippy::print_stderr, reason = "shown with a failed test only")]
     pub(crate) async fn stop(self) -> i32 {
         kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")), Signal::SIGTERM).expect("our child");
         // On a thread of its own: clients of this runtime have a good-bye to say.

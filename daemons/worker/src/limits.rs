@@ -44,8 +44,9 @@ pub const UNDISTRIBUTED_BYTES_MAX: usize = 64 << 20;
 pub const JOURNAL_ENTRIES: u32 = 256;
 /// Journals read at the same time while buckets are opened.
 pub const JOURNALS_AT_ONCE: usize = 16;
-/// Period of the cursor save.
-pub const CURSOR_SAVE: Duration = Duration::from_secs(1);
+/// Period of the cursor save. What was delivered since the last one is delivered once more after a crash: a second of it kept clients busy longer
+/// than the crash itself.
+pub const CURSOR_SAVE: Duration = Duration::from_millis(250);
 /// An idle bucket's cursor is moved up when it lies this many entries behind its group, so that it does not hold the journal.
 pub const CURSOR_LAG_MAX: u64 = 1000;
 /// Period after which the list of system accounts is read again.

@@ -56,7 +56,7 @@ enum Reply {
 type Calls = FuturesUnordered<BoxFuture<'static, Reply>>;
 
 /// Every this many cursor saves also the cursors of idle buckets are moved up.
-const ALL_CURSORS_EVERY: u64 = 30;
+const ALL_CURSORS_EVERY: u64 = 120;
 
 /// Everything the task owns.
 #[derive(Debug)]
@@ -336,7 +336,7 @@ impl ChannelPool {
         calls.push(Box::pin(async move {
             let saved = cluster.save_cursors(cursors.clone()).await;
             if let Err(err) = &saved {
-                tracing::debug!(%err, "cursors are not saved, the next second tries again");
+                tracing::debug!(%err, "cursors are not saved, the next save tries again");
             }
             Reply::Saved(cursors, saved.is_ok())
         }));

@@ -66,10 +66,11 @@ pub(crate) fn storm(options: &StormOptions) -> anyhow::Result<()> {
     loud(&mut command)
 }
 
-/// `cargo test` of one test program of the supervisor, up to the arguments of the program itself.
+/// `cargo test` of one test program of the supervisor, up to the arguments of the program itself. For the whole workspace, so that its
+/// dependencies have the features of `cargo test --workspace` and are not built again.
 fn test(root: &Path, name: &str, release: bool) -> anyhow::Result<Command> {
     let mut command = cargo(root)?;
-    command.args(["test", "--package", "wk-supervisor", "--test", name, "--features", "e2e"]);
+    command.args(["test", "--workspace", "--test", name, "--features", "wk-supervisor/e2e"]);
     if release {
         command.arg("--release");
     }

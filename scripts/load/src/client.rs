@@ -21,6 +21,9 @@ async fn read(stream: &mut TcpStream, inbox: &mut Vec<u8>, uid: &str) -> anyhow:
     Ok(())
 }
 
+/// First source addresses that processes spread over.
+const SOURCES: usize = 200;
+
 /// A logged-in connection. One over WebSocket only logs in: it says and hears nothing afterwards.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -35,11 +38,14 @@ pub(crate) struct Client {
 pub(crate) const VERSION: Version = Version::V5;
 
 impl Client {
-    /// Connects as `uid`; `index` spreads connections over source addresses 127.0.0.2, .3, ...
+    /// Connects as `uid`; `index` spreads connections over source addresses 127.0.0.x
     pub(crate) async fn connect(addr: SocketAddr, index: usize, uid: &str, web_socket: bool) -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         if addr.ip().is_loopback() {
-            let host = u8::try_from(2 + index / PER_SOURCE).context("too many connections for one /24")?;
+            // Ports of runs before this one rest in TIME_WAIT: other addresses for other processes, and the same ports again.
+            let base = usize::try_from(std::process::id())? % SOURCES;
+            let host = u8::try_from(2 + base + index / PER_SOURCE).context("too many connections for one /24")?;
+            socket.set_reuseaddr(true)?;
             socket.bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, host)), 0))?;
         }
         let mut stream = socket.connect(addr).await.with_context(|| format!("connect {uid}"))?;

@@ -16,7 +16,7 @@ const LOGINS: usize = 32;
 
 pub(crate) async fn run(load: &Load) -> anyhow::Result<Report> {
     let cpu_share = share();
-    let clients = connect(load).await?;
+    let (clients, _) = connect(load).await?;
     let (before, client_before, began) = (Account::read(&load.pids), process_ns(std::process::id()), Instant::now());
     tokio::time::sleep(load.time()).await;
     let after = Account::read(&load.pids);
@@ -28,8 +28,9 @@ pub(crate) async fn run(load: &Load) -> anyhow::Result<Report> {
 
 /// Says how many connections there are, holds them until standard input ends and fails when one of them was closed meanwhile.
 pub(crate) async fn hold(load: &Load) -> anyhow::Result<()> {
-    let clients = connect(load).await?;
-    crate::say(&clients.len().to_string());
+    let (clients, refused) = connect(load).await?;
+    let why = refused.map(|err| format!("{err:#}")).unwrap_or_default();
+    crate::say(format!("{} {why}", clients.len()).trim());
     let mut input = std::io::stdin();
     // The runtime has nothing else to do: the clients are silent, and the kernel answers for them.
     std::io::copy(&mut input, &mut std::io::sink())?;
@@ -37,8 +38,8 @@ pub(crate) async fn hold(load: &Load) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Logs in until all are there or one is refused; the first must succeed.
-async fn connect(load: &Load) -> anyhow::Result<Vec<Client>> {
+/// Logs in until all are there or one is refused, and why; the first must succeed.
+async fn connect(load: &Load) -> anyhow::Result<(Vec<Client>, Option<anyhow::Error>)> {
     let mut clients = Vec::with_capacity(load.connections);
     let mut logins = futures_util::stream::iter(load.first..load.first + load.connections)
         .map(|index| async move {
@@ -50,9 +51,9 @@ async fn connect(load: &Load) -> anyhow::Result<Vec<Client>> {
     while let Some(login) = logins.next().await {
         match login {
             Ok(client) => clients.push(client),
-            Err(_) if !clients.is_empty() => break,
+            Err(err) if !clients.is_empty() => return Ok((clients, Some(err))),
             Err(err) => return Err(err),
         }
     }
-    Ok(clients)
+    Ok((clients, None))
 }

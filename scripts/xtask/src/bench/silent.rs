@@ -10,7 +10,7 @@ use super::Bench;
 use super::node::BenchNode;
 use super::proc::user_memory;
 use super::report::{as_f64, round};
-use crate::steps::spinner;
+use crate::steps::{say, spinner};
 
 /// Idle connections of a run of `idle`.
 const IDLE: usize = 9_000;
@@ -98,6 +98,10 @@ impl Bench {
         clients.0.push(child);
         let mut line = String::new();
         BufReader::new(out.take(4096)).read_line(&mut line).context("read from wk-load")?;
-        line.trim().parse().with_context(|| format!("wk-load held no connection: {line}"))
+        let (held, why) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        if !why.is_empty() {
+            say(&format!("  after {held} connections: {why}"));
+        }
+        held.parse().with_context(|| format!("wk-load held no connection: {line}"))
     }
 }

@@ -45,7 +45,8 @@ impl BenchNode {
         ready.set_read_timeout(Some(POLL))?;
         let log = File::create(dir.join("supervisor.out"))?;
         let mut command = Command::new(bin.join("wksupervisor"));
-        command.args(["run", "--config"]).arg(&file).env("NOTIFY_SOCKET", &told);
+        // Measured is what was built for it, whatever the caller runs elsewhere.
+        command.args(["run", "--config"]).arg(&file).env("NOTIFY_SOCKET", &told).env("WK_BIN_DIR", bin);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let began = Instant::now();
         let supervisor = command.spawn().context("start wksupervisor")?;

@@ -190,6 +190,9 @@ fn public(config: &wk_config::Config) -> Vec<PublicAddr> {
 
 fn spec(config: &wk_config::Config) -> Spec {
     let mut spec = Spec::standard(config.supervisor.start_timeout);
+    if config.workers.one_process {
+        spec = spec.pools_together();
+    }
     for (daemon, spec) in &mut spec.daemons {
         let policy = config.supervisor.daemons.of(*daemon);
         spec.start_timeout = policy.start_timeout.unwrap_or(spec.start_timeout);

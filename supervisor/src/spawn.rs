@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::process::{Pid, PidfdFlags};
-use wk_types::InstanceName;
+use wk_types::{Daemon, InstanceName};
 
 use crate::cause::Cause;
 use crate::config::Config;
 use crate::limits::LOG_BYTES_MAX;
+use crate::spec::DaemonSpec;
 use crate::sys;
 
 /// First descriptor number of what is passed.
@@ -63,22 +64,25 @@ pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
     let spec = config.spec.daemons.get(&name.daemon).ok_or_else(|| permanent(format!("{name}: not part of this node")))?;
     let exe = config.bin_dir.join(spec.binary);
     let lock = take_lock(&config.runtime_dir.join("l").join(format!("{name}.lock")))?;
-    let (health, link) = config.sockets(name, generation);
+    let (health, _) = config.sockets(name, generation);
     let incarnation = nonce().map_err(|e| passing("random number", &e))?;
     let identity = format!("{name}/{generation}/{incarnation:016x}");
-    let mut fds: Vec<(&str, OwnedFd)> = vec![
-        ("config", sealed(&config.json).map_err(|e| passing("configuration descriptor", &e))?),
-        ("health", listener(&health).map_err(|e| passing(&health.display().to_string(), &e))?),
-        ("link", listener(&link).map_err(|e| passing(&link.display().to_string(), &e))?),
-        ("lock", lock.into()),
+    let mut fds: Vec<(String, OwnedFd)> = vec![
+        ("config".into(), sealed(&config.json).map_err(|e| passing("configuration descriptor", &e))?),
+        ("health".into(), listener(&health).map_err(|e| passing(&health.display().to_string(), &e))?),
+        ("lock".into(), lock.into()),
     ];
-    fds.extend(order.public);
+    for daemon in config.spec.housed(name.daemon) {
+        let (_, link) = config.sockets(InstanceName { daemon, ..name }, generation);
+        fds.push((link_name(spec, daemon), listener(&link).map_err(|e| passing(&link.display().to_string(), &e))?));
+    }
+    fds.extend(order.public.into_iter().map(|(n, fd)| (n.to_owned(), fd)));
     let (log, log_offset) = open_log(&config.log_path(name)).map_err(|e| passing("log", &e))?;
     let mut command = Command::new(&exe);
     command.args(&spec.args).env_clear().envs(config.child_env.iter().map(|(k, v)| (k, v)));
     command.env("WK_INSTANCE", &identity).env("WK_RUNTIME", &config.runtime_dir).env("WK_SLOTS", order.slots.to_string());
     command.env("WK_LISTEN_FDS", fds.len().to_string());
-    command.env("WK_LISTEN_FDNAMES", fds.iter().map(|(n, _)| *n).collect::<Vec<_>>().join(":"));
+    command.env("WK_LISTEN_FDNAMES", fds.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(":"));
     let errors = log.try_clone().map_err(|e| passing("log", &e))?;
     command.stdin(Stdio::null()).stdout(Stdio::from(log)).stderr(Stdio::from(errors)).current_dir("/");
     sys::own_session(&mut command);
@@ -92,6 +96,14 @@ pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
     let pid = Pid::from_child(&child);
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|e| unwatched(child, e.into()))?;
     Ok(Spawned { pid, pidfd, incarnation, identity, log_offset, exec })
+}
+
+/// `link`, or `link.<pool>` in a process of several pools.
+fn link_name(spec: &DaemonSpec, daemon: Daemon) -> String {
+    match daemon {
+        Daemon::Worker(pool) if !spec.hosts.is_empty() => format!("link.{}", pool.name()),
+        _ => "link".into(),
+    }
 }
 
 /// No process without a pidfd: the fresh child is killed by its number, which is still unreaped and therefore its own.

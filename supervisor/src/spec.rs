@@ -19,6 +19,8 @@ pub struct DaemonSpec {
     pub binary: &'static str,
     /// Arguments after it.
     pub args: Vec<&'static str>,
+    /// Daemons that live in its process: they have link sockets and rows in the node table, and no process of their own.
+    pub hosts: Vec<Daemon>,
     /// Gets `Admit` and, at a stop, `Quiesce` before anything else.
     pub admits: bool,
     /// SIGTERM to exit.
@@ -88,6 +90,7 @@ impl Spec {
             required: true,
             binary,
             args: Vec::new(),
+            hosts: Vec::new(),
             admits: false,
             term_deadline: TERM_DEADLINE,
             start_timeout,
@@ -105,6 +108,33 @@ impl Spec {
             (PluginHost, DaemonSpec { required: false, ..plain("wk-plugin-host", &[Cluster, Gateway, Api, user, channel, push]) }),
         ]);
         Self { daemons }
+    }
+
+    /// The same node with all pools in the process of the user pool: fewer hops, and they die together.
+    #[must_use]
+    pub fn pools_together(mut self) -> Self {
+        let host = Daemon::Worker(Pool::User);
+        let others = [Daemon::Worker(Pool::Channel), Daemon::Worker(Pool::Push)];
+        self.daemons.retain(|daemon, _| !others.contains(daemon));
+        for spec in self.daemons.values_mut() {
+            spec.requires.retain(|daemon| !others.contains(daemon));
+        }
+        if let Some(spec) = self.daemons.get_mut(&host) {
+            spec.args = vec!["--pool", "user,channel,push"];
+            spec.hosts = others.to_vec();
+        }
+        self
+    }
+
+    /// The daemon in whose process this one lives: itself, or its host.
+    #[must_use]
+    pub fn host(&self, daemon: Daemon) -> Daemon {
+        self.daemons.iter().find(|(_, spec)| spec.hosts.contains(&daemon)).map_or(daemon, |(host, _)| *host)
+    }
+
+    /// A daemon and those that live in its process.
+    pub fn housed(&self, daemon: Daemon) -> impl Iterator<Item = Daemon> + '_ {
+        std::iter::once(daemon).chain(self.daemons.get(&daemon).into_iter().flat_map(|spec| spec.hosts.iter().copied()))
     }
 
     /// Refuses cycles and unknown names.
@@ -168,6 +198,17 @@ mod tests {
         assert!(spec.depends(Daemon::PluginHost, Daemon::Cluster));
         assert!(!spec.depends(Daemon::Cluster, Daemon::PluginHost));
         assert_eq!(spec.dependants(Daemon::Worker(Pool::Channel)).collect::<Vec<_>>(), [Daemon::Worker(Pool::Push), Daemon::PluginHost]);
+    }
+
+    #[test]
+    fn pools_together_are_one_process_and_the_graph_stays_sound() {
+        let spec = Spec::standard(Duration::from_secs(60)).pools_together();
+        spec.check().unwrap();
+        let (user, push) = (Daemon::Worker(Pool::User), Daemon::Worker(Pool::Push));
+        assert!(!spec.daemons.contains_key(&push));
+        assert_eq!((spec.host(push), spec.host(user), spec.host(Daemon::Api)), (user, user, Daemon::Api));
+        assert_eq!(spec.housed(user).count(), 3);
+        assert!(spec.depends(Daemon::PluginHost, user));
     }
 
     #[test]

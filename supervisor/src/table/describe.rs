@@ -219,25 +219,30 @@ impl Table {
 
     /// The table for [`node::node_table_server::NodeTable`]; `socket` names the sockets of a generation.
     pub fn node_table(&self, now: Time, node_id: u32, socket: impl Fn(InstanceName, u64) -> (String, String)) -> node::Table {
-        let rows = self.views(now).into_iter().filter(|v| v.generation > 0 && (v.wanted || v.pid != 0)).map(|v| {
-            let (link_socket, health_socket) = socket(v.name, v.generation);
-            node::Instance {
-                name: v.name.to_string(),
-                generation: v.generation,
-                incarnation: v.incarnation,
-                state: v.state.to_proto().into(),
-                link_socket,
-                health_socket,
-                pid: v.pid,
-            }
+        let socket = &socket;
+        let views = self.views(now).into_iter().filter(|v| v.generation > 0 && (v.wanted || v.pid != 0));
+        let rows = views.flat_map(|v| {
+            let (_, health_socket) = socket(v.name, v.generation);
+            self.spec.housed(v.name.daemon).map(move |daemon| {
+                let name = InstanceName { daemon, ..v.name };
+                let (link_socket, _) = socket(name, v.generation);
+                node::Instance {
+                    name: name.to_string(),
+                    generation: v.generation,
+                    incarnation: v.incarnation,
+                    state: v.state.to_proto().into(),
+                    link_socket,
+                    health_socket: health_socket.clone(),
+                    pid: v.pid,
+                }
+            })
         });
         let mut instances: Vec<node::Instance> = rows.collect();
         instances.sort_by(|a, b| a.name.cmp(&b.name));
-        let pools = self
-            .spec
-            .daemons
-            .keys()
-            .map(|daemon| node::PoolSlots { daemon: daemon.name().into(), slots: (0..self.slots(*daemon)).map(u32::from).collect() });
+        let pools = self.spec.daemons.keys().flat_map(|host| {
+            let slots = (0..self.slots(*host)).map(u32::from);
+            self.spec.housed(*host).map(move |daemon| node::PoolSlots { daemon: daemon.name().into(), slots: slots.clone().collect() })
+        });
         node::Table {
             epoch: self.epoch,
             node_id,

@@ -69,6 +69,7 @@ impl Table {
 
     /// A neighbour reports a link without progress: probes the instance when the report is about its present life.
     pub fn stall(&mut self, name: InstanceName, incarnation: u64) {
+        let name = InstanceName { daemon: self.spec.host(name.daemon), ..name };
         if self.instances.get(&name).and_then(|i| i.run.as_ref()).is_some_and(|r| r.incarnation == incarnation) {
             self.probe(name);
         }

@@ -34,7 +34,11 @@ fn at(daemon: Daemon) -> InstanceName {
 
 impl World {
     fn new() -> Self {
-        let table = Table::new(Spec::standard(Duration::from_secs(60)), BTreeMap::new(), 1, 7);
+        Self::of(Spec::standard(Duration::from_secs(60)))
+    }
+
+    fn of(spec: Spec) -> Self {
+        let table = Table::new(spec, BTreeMap::new(), 1, 7);
         let now = Duration::from_secs(1);
         let (ended, admitted, activated, stopped) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self {
@@ -302,6 +306,19 @@ fn commands_meet_their_conflicts() {
     assert_eq!(world.ended.first().unwrap().code, 7, "the start was cancelled");
     assert_eq!(world.last().code, 0);
     assert!(world.table.is_down());
+}
+
+#[test]
+fn housed_daemons_have_rows_and_no_process() {
+    let mut world = World::of(Spec::standard(Duration::from_secs(60)).pools_together());
+    world.start();
+    let (user, push) = (at(Daemon::Worker(Pool::User)), at(Daemon::Worker(Pool::Push)));
+    assert!(world.live.contains_key(&user) && !world.live.contains_key(&push));
+    let table = world.table.node_table(world.now, 1001, |n, _| (format!("s/{n}"), format!("h/{n}")));
+    let [host, housed] = [user, push].map(|name| table.instances.iter().find(|i| i.name == name.to_string()).unwrap());
+    assert_eq!((housed.incarnation, housed.pid), (host.incarnation, host.pid));
+    assert_eq!((housed.link_socket.as_str(), housed.health_socket.as_str()), ("s/worker.push@0", "h/worker.user@0"));
+    assert_eq!(table.pools.iter().find(|p| p.daemon == "worker.push").unwrap().slots, [0]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The whole path with every window at one item: no cycle of processes blocks, whatever is full.
+//! The whole path in other shapes than the usual one: every window at one item, so that no cycle of processes may block, whatever is full;
+//! all pools in one process.
 
 use serde_json::json;
 use wk_testkit::client::{Client, Login};
@@ -12,8 +13,16 @@ const GROUP_MESSAGES: usize = 20;
 
 #[tokio::test]
 async fn everything_flows_with_windows_of_one() -> anyhow::Result<()> {
-    let extra = "links: {batches: 1, batchItems: 1}\nworkers: {user: 2, channel: 2, push: 2}".into();
-    let mut node = Node::start(&Options { extra }).await?;
+    flows("links: {batches: 1, batchItems: 1}\nworkers: {user: 2, channel: 2, push: 2}").await
+}
+
+#[tokio::test]
+async fn everything_flows_with_all_pools_in_one_process() -> anyhow::Result<()> {
+    flows("workers: {user: 2, oneProcess: true}").await
+}
+
+async fn flows(extra: &str) -> anyhow::Result<()> {
+    let mut node = Node::start(&Options { extra: extra.into() }).await?;
     let (tcp, api) = (node.tcp().await?, node.api().await?);
     let uids: Vec<String> = (0..MEMBERS).map(|n| format!("member{n}")).collect();
     api.group("crowd", &uids.iter().map(String::as_str).collect::<Vec<_>>()).await?;

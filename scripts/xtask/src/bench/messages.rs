@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Bench;
 use super::node::BenchNode;
+use super::report::Series;
 use crate::steps::spinner;
 
 /// Messages of `start`, in [`START_CHANNELS`] channels.
@@ -76,6 +77,18 @@ impl Bench {
         let lone = self.messages("latency-1", &Load { connections: 2, senders: 1, ..Load::SEND })?;
         let busy = self.messages("latency-64", &Load { connections: 64, ..Load::SEND })?;
         Ok(vec![lone, busy])
+    }
+
+    /// The price of many processes: each pool in its own against all three in one. Runs alternate, each on a fresh node.
+    pub(super) fn pools(&self) -> anyhow::Result<Vec<Value>> {
+        let together = format!("{}\nworkers: {{oneProcess: true}}", self.config);
+        let mut series = [("pools-apart", &self.config), ("pools-together", &together)].map(|(name, config)| (Series::new(name), config));
+        for _ in 0..self.runs {
+            for (series, config) in &mut series {
+                series.add(self.on_node("pools", config, |node| self.load(node, &Load::SEND, "pools"))?)?;
+            }
+        }
+        series.into_iter().map(|(series, _)| series.finish()).collect()
     }
 
     /// CPU per message against connections and channels.

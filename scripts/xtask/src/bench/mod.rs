@@ -68,6 +68,8 @@ enum What {
     Groups,
     /// CPU per message against the number of connections and of channels
     Sizes,
+    /// CPU per message with the pools in processes of their own against all in one
+    Pools,
     /// Everything but `sizes`, then a table beside the goals
     All {
         /// `sizes` too
@@ -103,6 +105,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Start => bench.start().map(drop),
         What::Groups => bench.groups().map(drop),
         What::Sizes => bench.sizes().map(drop),
+        What::Pools => bench.pools().map(drop),
         What::All { long } => bench.all(*long),
     }
 }
@@ -118,6 +121,7 @@ impl Bench {
         medians.push(self.connections()?);
         medians.extend(self.start()?);
         medians.push(self.groups()?);
+        medians.extend(self.pools()?);
         if long {
             medians.extend(self.sizes()?);
         }

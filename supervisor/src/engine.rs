@@ -23,6 +23,7 @@ use crate::console::Console;
 use crate::limits::{FACTS_MAX, OP_EVENTS_MAX};
 use crate::listeners::Listeners;
 use crate::metrics::Counters;
+use crate::notify::{Notifier, Passed};
 use crate::process::Process;
 use crate::runtime::Runtime;
 use crate::table::{Fact, InstanceView, Kind, Overall, Refusal, Report, Request, State, Table};
@@ -151,6 +152,8 @@ pub struct Engine {
     epoch: u64,
     counters: Arc<Counters>,
     console: Console,
+    notifier: Notifier,
+    passed: Passed,
     first: Option<First>,
     leave: bool,
     stop_signals: u32,
@@ -201,12 +204,20 @@ impl Engine {
             epoch,
             counters,
             console,
+            notifier: Notifier::default(),
+            passed: Passed::default(),
             first: None,
             leave: false,
             stop_signals: 0,
             exit: None,
         };
         (engine, Published { snapshot: snapshot_out, nodes: nodes_out })
+    }
+
+    /// With systemd as the one above us: whom to tell, and what it passed.
+    #[must_use]
+    pub fn with_systemd(self, notifier: Notifier, passed: Passed) -> Self {
+        Self { notifier, passed, ..self }
     }
 
     /// Starts the node and serves until it is told to end. Returns the exit code, and the locks, which are to be held until nothing is left.
@@ -243,7 +254,7 @@ impl Engine {
         let actions = self.table.tick(self.now());
         self.perform(actions);
         if self.table.is_down() && !self.listeners.is_closed() {
-            self.listeners.close();
+            self.close_listeners();
         }
         if self.first.as_ref().is_some_and(|f| f.again_at.is_some_and(|at| at <= Instant::now())) {
             self.first_start();
@@ -251,6 +262,8 @@ impl Engine {
             self.perform(actions);
         }
         self.publish();
+        let snapshot = self.snapshot.borrow().clone();
+        self.notifier.turn(&snapshot, self.table.next_deadline().is_some());
     }
 
     fn wake(&self) -> Option<Instant> {
@@ -258,7 +271,7 @@ impl Engine {
         let refresh = self.snapshot.borrow().instances.iter().any(|i| !steady(i.state)).then(|| Instant::now() + REFRESH);
         let due = self.table.next_deadline().map(|at| self.began + at);
         let again = self.first.as_ref().and_then(|f| f.again_at);
-        [refresh, due, again].into_iter().flatten().min()
+        [refresh, due, again, self.notifier.next()].into_iter().flatten().min()
     }
 
     fn publish(&mut self) {
@@ -300,6 +313,7 @@ impl Engine {
             Msg::Ended(name, generation) => {
                 let Some(child) = self.children.remove(&name).filter(|c| c.generation == generation) else { return };
                 let exit = child.process.reap();
+                self.notifier.forget(&Passed::child_name(name));
                 self.record();
                 self.table.step(now, name, generation, Fact::Exited(exit))
             }
@@ -330,10 +344,17 @@ impl Engine {
 
     fn begin(&mut self, request: Request) -> Result<u64, Refusal> {
         if request.kind == Kind::Start && self.listeners.is_closed() {
-            let opened = Listeners::open(&self.config.public);
+            let opened = Listeners::open(&self.config.public, &mut self.passed);
             self.listeners = opened.map_err(|e| Refusal::new(6, format!("start failed: {e}; nothing was started")))?;
+            self.listeners.each(|name, listener| self.notifier.store(&Passed::listener_name(name), listener));
         }
         self.table.begin(self.now(), request)
+    }
+
+    /// Nobody is queued for a node that is down, not even by systemd's copies.
+    fn close_listeners(&mut self) {
+        self.listeners.each(|name, _| self.notifier.forget(&Passed::listener_name(name)));
+        self.listeners.close();
     }
 
     fn first_start(&mut self) {
@@ -384,7 +405,7 @@ impl Engine {
         self.stop_signals += 1;
         self.leave = true;
         self.first = None;
-        notify(&[sd_notify::NotifyState::Stopping]);
+        self.notifier.stopping();
         if self.table.is_down() {
             self.exit = Some(0);
             return;
@@ -406,12 +427,6 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => pending().await,
-    }
-}
-
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(err) = sd_notify::notify(states) {
-        tracing::debug!(%err, "systemd not told");
     }
 }
 

@@ -10,6 +10,7 @@ use wk_types::Daemon;
 
 use crate::config::PublicAddr;
 use crate::limits::LISTEN_BACKLOG;
+use crate::notify::Passed;
 
 /// The open listeners of the node.
 #[derive(Debug, Default)]
@@ -35,14 +36,15 @@ fn holder_text(holder: &Option<String>) -> String {
 }
 
 impl Listeners {
-    /// Binds all, or none.
+    /// Takes over those that systemd passed and binds the others, or none.
     ///
     /// # Errors
     /// The first address that cannot be used, with its key and who holds it.
-    pub fn open(wanted: &[PublicAddr]) -> Result<Self, BindError> {
+    pub fn open(wanted: &[PublicAddr], passed: &mut Passed) -> Result<Self, BindError> {
         let mut open = Vec::with_capacity(wanted.len());
         for addr in wanted {
-            let listener = bind(addr.addr).map_err(|source| {
+            let ready = passed.listener(addr).map(|l| l.set_nonblocking(true).map(|()| l));
+            let listener = ready.unwrap_or_else(|| bind(addr.addr)).map_err(|source| {
                 let holder = (source.kind() == io::ErrorKind::AddrInUse).then(|| holder(addr.addr)).flatten();
                 BindError { wanted: *addr, source, holder }
             })?;
@@ -55,6 +57,11 @@ impl Listeners {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.open.is_empty()
+    }
+
+    /// Calls `act` with each listener and its name.
+    pub fn each(&self, mut act: impl FnMut(&'static str, &TcpListener)) {
+        self.open.iter().for_each(|(addr, listener)| act(addr.name, listener));
     }
 
     /// Closes our copies.
@@ -121,7 +128,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = taken.local_addr().unwrap();
         let wanted = PublicAddr { daemon: Daemon::Gateway, name: "tcp", label: "tcp", key: "addr", addr };
-        let text = Listeners::open(&[wanted]).unwrap_err().to_string();
+        let text = Listeners::open(&[wanted], &mut Passed::default()).unwrap_err().to_string();
         assert!(text.starts_with(&format!("gateway: addr = {addr} cannot be used")), "{text}");
         assert!(text.contains(&format!("held by pid {}", std::process::id())), "{text}");
     }
@@ -129,7 +136,7 @@ mod tests {
     #[test]
     fn tells_the_port_that_the_kernel_chose() {
         let any = PublicAddr { daemon: Daemon::Api, name: "http", label: "api", key: "httpAddr", addr: "127.0.0.1:0".parse().unwrap() };
-        let mut listeners = Listeners::open(&[any]).unwrap();
+        let mut listeners = Listeners::open(&[any], &mut Passed::default()).unwrap();
         assert!(!listeners.addresses()[0].ends_with(":0"));
         assert_eq!(listeners.copies(Daemon::Api).unwrap().len(), 1);
         assert!(listeners.copies(Daemon::Gateway).unwrap().is_empty());

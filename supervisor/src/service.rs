@@ -22,6 +22,7 @@ use crate::control::{ControlService, NodeService, Shared};
 use crate::engine::Engine;
 use crate::limits::{COMMANDS_MAX, NOFILE};
 use crate::metrics::Counters;
+use crate::notify::{self, Beat, Notifier, Passed};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::sys;
 
@@ -129,10 +130,11 @@ pub fn describe(config: &Config) -> u8 {
 /// It could not begin; nothing was started.
 pub fn run(options: Options, env: &Env) -> Result<u8, ServiceError> {
     sys::seal_inherited().map_err(failed("close inherited descriptors on exec"))?;
+    let passed = Passed::take(env).map_err(failed("descriptors passed by systemd"))?;
     let waiter = options.notify_fd.map(sys::inherited).transpose().map_err(failed("--detach-notify-fd"))?;
     let mut console = Console::new(env.get("NO_COLOR").is_some_and(|v| !v.is_empty()), waiter.map(File::from));
     let code = match begin(&options, env, &mut console) {
-        Ok((config, runtime)) => serve(Arc::new(config), runtime, console)?,
+        Ok((config, runtime)) => serve(Arc::new(config), runtime, console, (env, passed))?,
         Err(error) => {
             console.to_waiter(&chain(&error));
             console.detached(error.exit());
@@ -199,7 +201,7 @@ fn replace_resident(dir: &Path) -> bool {
     runtime.block_on(crate::ctl::replace(dir)).unwrap_or(false)
 }
 
-fn serve(config: Arc<Config>, runtime: Runtime, console: Console) -> Result<u8, ServiceError> {
+fn serve(config: Arc<Config>, runtime: Runtime, console: Console, (env, passed): (&Env, Passed)) -> Result<u8, ServiceError> {
     let _low = sys::reserve_low_fds().map_err(failed("open /dev/null"))?;
     let log = logs_to_file(&config)?;
     let epoch = runtime.next_epoch()?;
@@ -208,6 +210,7 @@ fn serve(config: Arc<Config>, runtime: Runtime, console: Console) -> Result<u8, 
     let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
     let counters = Arc::new(Counters::default());
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start the engine"))?;
+    let (beat, watchdog) = (Arc::new(Beat::default()), notify::watchdog(env));
     let (engine, published) = Engine::new(config.clone(), runtime, epoch, commands, counters.clone(), console);
     let shared = Shared {
         config: config.clone(),
@@ -218,7 +221,8 @@ fn serve(config: Arc<Config>, runtime: Runtime, console: Console) -> Result<u8, 
         counters,
     };
     let (end, ended) = oneshot::channel();
-    let thread = control_thread(control, nodes, shared, ended)?;
+    let engine = engine.with_systemd(Notifier::new(env, watchdog, beat.clone()), passed);
+    let thread = control_thread(control, nodes, shared, ended, async move { beat.run(watchdog).await })?;
     let (code, locks) = executor.block_on(engine.run()).map_err(failed("install signal handlers"))?;
     // The engine is gone, so every stream of the control thread has ended; it has a moment to deliver what is queued.
     drop(end);
@@ -259,6 +263,7 @@ fn control_thread(
     nodes: UnixListener,
     shared: Shared,
     mut ended: oneshot::Receiver<()>,
+    beat: impl Future<Output = ()> + Send + 'static,
 ) -> Result<JoinHandle<()>, ServiceError> {
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start the control thread"))?;
     let serve = async move {
@@ -276,9 +281,11 @@ fn control_thread(
         let table =
             wk_rpc::serve(nodes, Routes::new(NodeTableServer::new(NodeService(shared))), wk_rpc::ServeOptions::default(), stopped(stop));
         let end = async move {
-            if (&mut ended).await.is_err() {
-                stop_in.send_replace(true);
-            }
+            // The beat has no end of its own; an error means that the engine is gone.
+            tokio::select! {
+                _ = &mut ended => stop_in.send_replace(true),
+                () = beat => false,
+            };
         };
         let (control, table, ()) = tokio::join!(control, table, end);
         for served in [control, table] {

@@ -1,6 +1,6 @@
 //! `check` and `fix`.
 
-use crate::rules::{duplicates, layers, length, licences, metrics, unsafe_code};
+use crate::rules::{duplicates, layers, length, licences, metrics, units, unsafe_code};
 use crate::steps::{Steps, cargo, loud, quiet, say};
 use crate::workspace::{Metadata, root, sources};
 
@@ -16,6 +16,7 @@ pub(crate) fn check(quick: bool, tests: bool) -> anyhow::Result<()> {
     steps.run("licences", || licences::check(&metadata));
     steps.run("duplicates", || duplicates::check(&metadata));
     steps.run("metrics", || metrics::check(&sources));
+    steps.run("systemd units", || units::check(&root));
     for warning in length::warnings(&sources) {
         say(&format!("  warn  {warning}"));
     }

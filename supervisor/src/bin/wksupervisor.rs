@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use wk_config::Env;
 use wk_supervisor::config::Source;
+use wk_supervisor::reap;
 use wk_supervisor::service::{self, Options};
 
 /// Runs a WuKongIM node: starts, watches, restarts and stops its daemons.
@@ -38,6 +39,11 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Ends the daemons that a supervisor left; for ExecStopPost= of a systemd unit, whose variables say whether to
+    Reap {
+        #[command(flatten)]
+        source: SourceArgs,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +69,9 @@ fn main() -> ExitCode {
         Command::Check { source: SourceArgs { config, data, runtime }, strict } => {
             service::check(&Source { file: config, data, runtime, strict }, &env).map(|config| service::describe(&config))
         }
+        Command::Reap { source: SourceArgs { config, data, runtime } } => {
+            reap::run(&Source { file: config, data, runtime, strict: false }, &env).map(|ended| tell(&ended))
+        }
     };
     match ran {
         Ok(code) => ExitCode::from(code),
@@ -72,4 +81,12 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit())
         }
     }
+}
+
+/// Exit code 0: whoever was left is gone.
+fn tell(ended: &[String]) -> u8 {
+    if !ended.is_empty() {
+        writeln!(io::stdout(), "ended what the supervisor left: {}", ended.join(", ")).unwrap_or_default();
+    }
+    0
 }

@@ -7,8 +7,9 @@ use tokio::task::JoinSet;
 use wk_proto::supervisor::v1 as pb;
 use wk_types::InstanceName;
 
-use super::{Child, Engine, FactSender, Msg, ReportSender, notify};
+use super::{Child, Engine, FactSender, Msg, ReportSender};
 use crate::cause::Cause;
+use crate::notify::Passed;
 use crate::process::Process;
 use crate::runtime::Record;
 use crate::spawn::{self, Order};
@@ -82,6 +83,7 @@ impl Engine {
         let (health, _) = self.config.sockets(name, generation);
         let channel = wk_rpc::dial_lazy(health.clone());
         let process = Process::new(spawned.pid, spawned.pidfd);
+        self.notifier.store(&Passed::child_name(name), process.pidfd());
         let pid = spawned.pid.as_raw_nonzero().get().unsigned_abs();
         let facts = FactSender { tx: self.tx.clone(), name, generation };
         let mut tasks = JoinSet::new();
@@ -147,7 +149,6 @@ impl Engine {
             match code {
                 0 => {
                     self.first = None;
-                    notify(&[sd_notify::NotifyState::Ready]);
                     self.console.detached(0);
                 }
                 7 => self.first = None,

@@ -5,3 +5,4 @@ mod crash;
 mod node;
 mod start;
 mod stop;
+mod systemd;

@@ -60,6 +60,12 @@ impl Plan {
         self
     }
 
+    /// With changes to the command that runs the supervisor.
+    pub(crate) fn spawn_as(self, change: impl FnOnce(Command) -> Command) -> Node {
+        let supervisor = spawn_command(self.dir.path(), change(command(self.dir.path())));
+        Node { dir: self.dir, supervisor }
+    }
+
     pub(crate) fn spawn(self) -> Node {
         let supervisor = spawn(self.dir.path());
         Node { dir: self.dir, supervisor }
@@ -67,8 +73,12 @@ impl Plan {
 }
 
 fn spawn(dir: &Path) -> Child {
+    spawn_command(dir, command(dir))
+}
+
+fn spawn_command(dir: &Path, mut command: Command) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("out")).unwrap();
-    command(dir).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
 /// `wksupervisor run` for a folder.

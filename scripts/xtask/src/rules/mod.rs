@@ -5,6 +5,7 @@ pub(crate) mod layers;
 pub(crate) mod length;
 pub(crate) mod licences;
 pub(crate) mod metrics;
+pub(crate) mod units;
 pub(crate) mod unsafe_code;
 
 /// Fails with one problem per line.

@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::{BACKOFF_BASE, BACKOFF_CAP, BACKOFF_RESET, CRASH_LOOP_COUNT, CRASH_LOOP_WINDOW, RESTART_BUCKET, RESTART_WINDOW};
 
 /// Time since the supervisor started, monotonic.
 pub type Time = Duration;
 
 /// Crash history of one instance.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     crashes: u32,
     last_delay: Duration,

@@ -1,12 +1,17 @@
 //! Why a generation ended, or never began.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use serde::{Deserialize, Serialize};
 
 /// Exit codes after which a restart cannot help: usage, permission, configuration.
 const PERMANENT_CODES: [i32; 3] = [64, 77, 78];
 
 /// How a process ended, as the kernel says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// `exit(code)`.
     Code(i32),
@@ -22,7 +27,7 @@ pub enum Exit {
 }
 
 /// Reason of a crash, of a failure, or of our own intervention.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
     /// It ended by itself.
     Exit(Exit),
@@ -36,7 +41,7 @@ pub enum Cause {
     /// No health answer, or not Ready, in time.
     StartTimeout,
     /// Liveness checks or probes were not answered.
-    Hang(&'static str),
+    Hang(Cow<'static, str>),
     /// The health socket was answered by somebody else.
     Identity(String),
 }
@@ -71,6 +76,16 @@ impl Cause {
             Self::StartTimeout => "start-timeout",
             Self::Hang(_) => "hang",
             Self::Identity(_) => "identity",
+        }
+    }
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal { signal, core: status.core_dumped() },
+            (None, None) => Self::Unknown,
         }
     }
 }

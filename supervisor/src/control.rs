@@ -141,6 +141,7 @@ fn instance_status(view: &InstanceView, age: Duration) -> pb::InstanceStatus {
         open_fds: used.open_fds,
         components: Vec::new(),
         crash_loop: view.crash_loop,
+        adopted: view.adopted,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The engine: facts in, orders out. Owns every child; runs on the main thread.
 
 mod act;
+mod inherit;
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -20,6 +21,8 @@ use wk_types::InstanceName;
 use crate::backoff::Time;
 use crate::config::Config;
 use crate::console::Console;
+use crate::heritage::Heritage;
+use crate::ledger::Ledger;
 use crate::limits::{FACTS_MAX, OP_EVENTS_MAX};
 use crate::listeners::Listeners;
 use crate::metrics::Counters;
@@ -110,7 +113,6 @@ pub struct Snapshot {
 #[derive(Debug)]
 struct Child {
     generation: u64,
-    incarnation: u64,
     process: Process,
     start_time: u64,
     channel: Channel,
@@ -150,6 +152,10 @@ pub struct Engine {
     quiesce: JoinSet<()>,
     began: Instant,
     epoch: u64,
+    heritage: Heritage,
+    ledger: Ledger,
+    zero_ns: Option<u64>,
+    hold_until: Option<Instant>,
     counters: Arc<Counters>,
     console: Console,
     notifier: Notifier,
@@ -170,27 +176,29 @@ pub struct Published {
 }
 
 impl Engine {
-    /// Builds an engine for a node that is down.
+    /// Builds an engine for a node that is down, or for what a predecessor left.
     #[must_use]
     pub fn new(
         config: Arc<Config>,
         runtime: Runtime,
-        epoch: u64,
+        mut heritage: Heritage,
         commands: mpsc::Receiver<Command>,
         counters: Arc<Counters>,
         console: Console,
     ) -> (Self, Published) {
         let (tx, rx) = mpsc::channel(FACTS_MAX);
-        let seed = u64::from(std::process::id()) << 32 | u64::from(config.node_id);
-        let table = Table::new(config.spec.clone(), config.slots.clone(), epoch, seed);
-        let began = Instant::now();
+        let spare = Table::new(config.spec.clone(), BTreeMap::new(), 0, 1);
+        let table = std::mem::replace(&mut heritage.table, spare);
+        let listeners = std::mem::take(&mut heritage.listeners);
+        let (began, epoch) = (heritage.zero, heritage.epoch);
+        let ledger = Ledger::new(runtime.ledger());
         let (nodes, nodes_out) = watch::channel(Arc::new(node::Table::default()));
         let (snapshot, snapshot_out) = watch::channel(Arc::new(take(&table, Duration::ZERO, &Listeners::default())));
         let engine = Self {
             config,
             runtime,
             table,
-            listeners: Listeners::default(),
+            listeners,
             children: BTreeMap::new(),
             log_offsets: BTreeMap::new(),
             tx,
@@ -202,6 +210,10 @@ impl Engine {
             quiesce: JoinSet::new(),
             began,
             epoch,
+            heritage,
+            ledger,
+            zero_ns: None,
+            hold_until: None,
             counters,
             console,
             notifier: Notifier::default(),
@@ -227,10 +239,15 @@ impl Engine {
     pub async fn run(mut self) -> std::io::Result<(u8, Runtime)> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD])?;
         self.first = Some(First { op: 0, retries: self.config.start_retries, pause: REFRESH, again_at: None });
-        self.first_start();
+        self.inherit();
         loop {
             self.turn();
             if let Some(code) = self.exit {
+                if code == 0
+                    && let Err(err) = self.ledger.remove()
+                {
+                    tracing::warn!(%err, "record of the children not removed");
+                }
                 self.console.detached(code);
                 return Ok((code, self.runtime));
             }
@@ -264,6 +281,7 @@ impl Engine {
         self.publish();
         let snapshot = self.snapshot.borrow().clone();
         self.notifier.turn(&snapshot, self.table.next_deadline().is_some());
+        self.record();
     }
 
     fn wake(&self) -> Option<Instant> {
@@ -271,7 +289,7 @@ impl Engine {
         let refresh = self.snapshot.borrow().instances.iter().any(|i| !steady(i.state)).then(|| Instant::now() + REFRESH);
         let due = self.table.next_deadline().map(|at| self.began + at);
         let again = self.first.as_ref().and_then(|f| f.again_at);
-        [refresh, due, again, self.notifier.next()].into_iter().flatten().min()
+        [refresh, due, again, self.hold_until, self.notifier.next()].into_iter().flatten().min()
     }
 
     fn publish(&mut self) {
@@ -292,7 +310,11 @@ impl Engine {
             let (health, link) = self.config.sockets(name, generation);
             (show(link), show(health))
         });
+        let held = self.holds_table();
         self.nodes.send_if_modified(|old| {
+            if held {
+                return false;
+            }
             let changed = **old != table;
             if changed {
                 *old = Arc::new(table);
@@ -314,7 +336,6 @@ impl Engine {
                 let Some(child) = self.children.remove(&name).filter(|c| c.generation == generation) else { return };
                 let exit = child.process.reap();
                 self.notifier.forget(&Passed::child_name(name));
-                self.record();
                 self.table.step(now, name, generation, Fact::Exited(exit))
             }
         };
@@ -358,8 +379,7 @@ impl Engine {
     }
 
     fn first_start(&mut self) {
-        let request = Request { kind: Kind::Start, names: Vec::new(), key: String::new(), flags: crate::table::Flags::default() };
-        let begun = self.begin(request);
+        let begun = self.begin(self.start_request());
         let Some(first) = &mut self.first else { return };
         first.again_at = None;
         match begun {

@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: consensus, storage, message handling. This is the smallest program of the node.
 
+pub mod adopt;
 pub mod backoff;
 mod calls;
 pub mod cause;
@@ -17,6 +18,8 @@ pub mod console;
 pub mod control;
 pub mod ctl;
 pub mod engine;
+pub mod heritage;
+pub mod ledger;
 pub mod limits;
 pub mod listeners;
 pub mod logs;

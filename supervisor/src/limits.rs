@@ -83,3 +83,11 @@ pub const LEFTOVER_DEADLINE_CLUSTER: Duration = Duration::from_secs(15);
 
 const _: () = assert!(FAST_DEADLINE.as_millis() < TERM_DEADLINE.as_millis(), "fast shortens");
 const _: () = assert!(TERM_DEADLINE.as_millis() <= TERM_DEADLINE_CLUSTER.as_millis(), "the store gets the longest time");
+/// Lines of the record of our children before it is written anew.
+pub const LEDGER_LINES_MAX: usize = 2048;
+/// How long the node table of a predecessor stands while the health of adopted processes is asked.
+pub const ADOPT_HOLD: Duration = Duration::from_secs(1);
+/// How long a fork that a killed supervisor had begun may take to show its marker.
+pub const INTENT_WAIT: Duration = Duration::from_millis(500);
+/// How long the exit status of a process that is not our child may take to be taken by its parent.
+pub const EXIT_STATUS_WAIT: Duration = Duration::from_millis(200);

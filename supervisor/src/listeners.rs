@@ -8,14 +8,17 @@ use std::os::fd::OwnedFd;
 use socket2::{Domain, Protocol, Socket, Type};
 use wk_types::Daemon;
 
+use crate::adopt::socket_inode;
 use crate::config::PublicAddr;
+use crate::ledger::ListenerRecord;
 use crate::limits::LISTEN_BACKLOG;
 use crate::notify::Passed;
 
 /// The open listeners of the node.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    open: Vec<(PublicAddr, TcpListener)>,
+    /// `None`: only the daemon that accepts on it has it; bound again when that one is gone.
+    open: Vec<(PublicAddr, Option<TcpListener>)>,
 }
 
 /// An address cannot be used.
@@ -48,7 +51,7 @@ impl Listeners {
                 let holder = (source.kind() == io::ErrorKind::AddrInUse).then(|| holder(addr.addr)).flatten();
                 BindError { wanted: *addr, source, holder }
             })?;
-            open.push((*addr, listener));
+            open.push((*addr, Some(listener)));
         }
         Ok(Self { open })
     }
@@ -61,7 +64,7 @@ impl Listeners {
 
     /// Calls `act` with each listener and its name.
     pub fn each(&self, mut act: impl FnMut(&'static str, &TcpListener)) {
-        self.open.iter().for_each(|(addr, listener)| act(addr.name, listener));
+        self.open.iter().filter_map(|(addr, l)| Some((addr.name, l.as_ref()?))).for_each(|(name, listener)| act(name, listener));
     }
 
     /// Closes our copies.
@@ -69,18 +72,66 @@ impl Listeners {
         self.open.clear();
     }
 
-    /// Copies for one daemon.
+    /// Takes over the listeners of a predecessor: what systemd kept, or what `copy` gets, by the number of the socket, out of a process of the
+    /// daemon. `held` says that one lives: a socket that cannot be had stays there; without a daemon the address is bound anew.
+    #[must_use]
+    pub fn regain(
+        wanted: &[PublicAddr],
+        records: &[ListenerRecord],
+        passed: &mut Passed,
+        copy: impl Fn(Daemon, u64) -> Option<OwnedFd>,
+        held: impl Fn(Daemon) -> bool,
+    ) -> Self {
+        if records.is_empty() {
+            return Self::default();
+        }
+        let mut regain = |addr: &PublicAddr| {
+            let record = records.iter().find(|r| r.key == addr.key && r.wanted == addr.addr.to_string());
+            let kept = passed.listener(addr).filter(|l| record.is_none_or(|r| socket_inode(l) == Some(r.inode)));
+            let copied = || copy(addr.daemon, record?.inode).map(TcpListener::from);
+            let fresh = || if held(addr.daemon) { None } else { bind(addr.addr).ok() };
+            kept.or_else(copied).or_else(fresh)
+        };
+        Self { open: wanted.iter().map(|addr| (*addr, regain(addr))).collect() }
+    }
+
+    /// Names of the listeners that only their daemon holds.
+    #[must_use]
+    pub fn away(&self) -> Vec<&'static str> {
+        self.open.iter().filter(|(_, l)| l.is_none()).map(|(a, _)| a.label).collect()
+    }
+
+    /// For a successor.
+    #[must_use]
+    pub fn records(&self) -> Vec<ListenerRecord> {
+        let record = |(addr, listener): &(PublicAddr, Option<TcpListener>)| {
+            let inode = listener.as_ref().and_then(socket_inode)?;
+            Some(ListenerRecord { key: addr.key.to_owned(), wanted: addr.addr.to_string(), inode })
+        };
+        self.open.iter().filter_map(record).collect()
+    }
+
+    /// Copies for one daemon, of which no process is left.
     ///
     /// # Errors
-    /// No descriptor is left.
-    pub fn copies(&self, daemon: Daemon) -> io::Result<Vec<(&'static str, OwnedFd)>> {
-        self.open.iter().filter(|(a, _)| a.daemon == daemon).map(|(a, l)| Ok((a.name, OwnedFd::from(l.try_clone()?)))).collect()
+    /// No descriptor is left, or an address that its last process held cannot be bound.
+    pub fn copies(&mut self, daemon: Daemon) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+        let mut copies = Vec::new();
+        for (addr, listener) in self.open.iter_mut().filter(|(a, _)| a.daemon == daemon) {
+            let listener = match listener {
+                Some(listener) => listener,
+                none => none.insert(bind(addr.addr)?),
+            };
+            copies.push((addr.name, OwnedFd::from(listener.try_clone()?)));
+        }
+        Ok(copies)
     }
 
     /// Addresses for people, with the port the kernel chose: "tcp 0.0.0.0:5100".
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        self.open.iter().map(|(a, l)| format!("{} {}", a.label, l.local_addr().unwrap_or(a.addr))).collect()
+        let shown = |a: &PublicAddr, l: &Option<TcpListener>| l.as_ref().and_then(|l| l.local_addr().ok()).unwrap_or(a.addr);
+        self.open.iter().map(|(a, l)| format!("{} {}", a.label, shown(a, l))).collect()
     }
 }
 

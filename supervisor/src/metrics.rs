@@ -21,6 +21,8 @@ pub struct Counters {
     ops: CounterVec,
     /// Reports of links without progress.
     pub stalls: IntCounter,
+    /// Processes taken over from an earlier supervisor.
+    pub adopted: IntCounter,
 }
 
 impl Default for Counters {
@@ -31,6 +33,7 @@ impl Default for Counters {
             signals: page.counter_vec("wk_supervisor_signals_total", "Signals sent to daemons.", "signal", &SIGNALS),
             ops: page.counter_vec("wk_supervisor_operations_total", "Operations, by result.", "result", &RESULTS),
             stalls: page.counter("wk_supervisor_stall_reports_total", "Links reported without progress."),
+            adopted: page.counter("wk_supervisor_adopted_total", "Processes taken over from an earlier supervisor."),
             page,
         }
     }

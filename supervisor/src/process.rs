@@ -3,19 +3,25 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid};
 
 use crate::cause::Exit;
-use crate::sys;
+use crate::limits::EXIT_STATUS_WAIT;
 use crate::table::Sig;
+use crate::{adopt, sys};
 
-/// A child that has not been reaped.
+/// A process of ours: a child that has not been reaped, or one begun by an earlier supervisor.
 #[derive(Debug, Clone)]
 pub struct Process {
     pid: Pid,
     pidfd: Arc<OwnedFd>,
+    /// `Some`: adopted, not our child. Holds the marker in its environment, which all it started carry too.
+    adopted: Option<Arc<str>>,
 }
 
 /// What a process uses, read on demand.
@@ -30,10 +36,22 @@ pub struct Usage {
 }
 
 impl Process {
-    /// Takes the child over.
+    /// A child of ours.
     #[must_use]
     pub fn new(pid: Pid, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd: Arc::new(pidfd) }
+        Self { pid, pidfd: Arc::new(pidfd), adopted: None }
+    }
+
+    /// A process that is not our child; `identity` is its `WK_INSTANCE`.
+    #[must_use]
+    pub fn adopted(pid: Pid, pidfd: OwnedFd, identity: &str) -> Self {
+        Self { pid, pidfd: Arc::new(pidfd), adopted: Some(identity.into()) }
+    }
+
+    /// Its handle.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 
     /// Its number.
@@ -42,13 +60,7 @@ impl Process {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Its handle, readable when it has ended.
-    #[must_use]
-    pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-
-    /// Waits until it has ended; it is a zombie then.
+    /// Waits until it has ended. A child is a zombie then; of an adopted one the exit status is known, where it ever will be.
     ///
     /// # Errors
     /// The runtime refuses the descriptor.
@@ -57,7 +69,13 @@ impl Process {
     /// Nothing is lost: the end stays visible until [`Self::reap`].
     pub async fn ended(&self) -> io::Result<()> {
         let watched = sys::readable(self.pidfd.as_fd())?;
-        watched.readable().await.map(|mut guard| guard.retain_ready())
+        watched.readable().await.map(|mut guard| guard.retain_ready())?;
+        let until = Instant::now() + EXIT_STATUS_WAIT;
+        while self.adopted.is_some() && self.status_of_another().is_none() && Instant::now() < until {
+            // Its parent has not taken the status yet, and nothing tells when it does.
+            tokio::time::sleep(EXIT_STATUS_WAIT / 40).await;
+        }
+        Ok(())
     }
 
     /// Sends a signal. A process that is gone is not an error.
@@ -82,8 +100,16 @@ impl Process {
         }
     }
 
-    /// The leader is unreaped (only [`Self::reap`] does that, and it consumes), so its number still names its own group and no other.
+    /// Our own leader is unreaped (only [`Self::reap`] does that, and it consumes), so its number still names its own group and no other.
+    /// The number of an adopted one may be another's by now: its processes are found by their marker.
     fn kill_group(&self) {
+        if let Some(identity) = &self.adopted {
+            let killed = adopt::kill_marked(identity);
+            if killed > 0 {
+                tracing::info!(identity = &**identity, killed, "processes of an adopted instance killed");
+            }
+            return;
+        }
         match kill_process_group(self.pid, Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(err) => tracing::warn!(pid = self.pid.as_raw_nonzero().get(), %err, "process group not killed"),
@@ -101,6 +127,9 @@ impl Process {
     #[must_use]
     pub fn reap(self) -> Exit {
         self.kill_group();
+        if self.adopted.is_some() {
+            return self.status_of_another().unwrap_or(Exit::Unknown);
+        }
         match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Exit::Code(code),
@@ -110,6 +139,29 @@ impl Process {
             _ => Exit::Unknown,
         }
     }
+
+    /// The kernel keeps the status with the pidfd once the parent has taken it (Linux 6.15); until then the zombie shows it.
+    fn status_of_another(&self) -> Option<Exit> {
+        let status = sys::exit_status(self.pidfd.as_fd()).or_else(|| zombie_status(self.number()))?;
+        Some(status.into())
+    }
+}
+
+/// Exit status of a process that has ended and was not reaped.
+fn zombie_status(pid: u32) -> Option<ExitStatus> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat_fields(&stat).collect();
+    // Field 52 of the line; zero as well for those who may not see it, which is no status then.
+    let status = fields.get(49)?.parse::<i32>().ok().filter(|_| fields.first() == Some(&"Z"))?;
+    Some(ExitStatus::from_raw(status))
+}
+
+/// State letter of a process (`R`, `S`, `T`, `Z`, ...) and its session.
+#[must_use]
+pub fn state_and_session(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat_fields(&stat).collect();
+    Some((fields.first()?.chars().next()?, fields.get(3)?.parse().ok()?))
 }
 
 /// Reads `/proc/<pid>`; zeros for what cannot be read.

@@ -24,9 +24,9 @@ const LIVE: &str = "wk.live";
 /// HTTP/2 pings, also while idle. Source: `design/supervisor.md` §4.5.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
 
-/// Follows `wk.ready` for the life of a generation. Never returns; the owner drops it when the process has ended.
-pub(crate) async fn watch(socket: PathBuf, identity: String, facts: FactSender) {
-    let mut up = false;
+/// Follows `wk.ready` for the life of a generation; `up`: it has answered before, so that silence is a loss. Never returns; the owner drops
+/// it when the process has ended.
+pub(crate) async fn watch(socket: PathBuf, identity: String, facts: FactSender, mut up: bool) {
     let mut lost_since: Option<Instant> = None;
     loop {
         let end = watch_once(&socket, &identity, &facts, &mut up, &mut lost_since).await;

@@ -5,6 +5,7 @@
 
 use wk_config::Env;
 
+use crate::adopt;
 use crate::config::{Config, Source};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::service::{self, ServiceError};
@@ -49,8 +50,8 @@ pub fn run(source: &Source, env: &Env) -> Result<Vec<String>, ServiceError> {
         Err(RuntimeError::Held { .. }) => return Ok(Vec::new()),
         opened => opened?,
     };
-    let ended = runtime.end_leftovers();
-    runtime.clean()?;
+    let ended = adopt::end_leftovers(runtime.dir());
+    runtime.clean(&[])?;
     Ok(ended)
 }
 

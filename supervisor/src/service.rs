@@ -1,4 +1,4 @@
-//! Builds the parts of the supervisor and runs them: folders and locks → leftovers → sockets → control thread → engine.
+//! Builds the parts of the supervisor and runs them: folders and locks → heritage → sockets → control thread → engine.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -20,6 +20,7 @@ use crate::config::{Config, LoadError, Source};
 use crate::console::Console;
 use crate::control::{ControlService, NodeService, Shared};
 use crate::engine::Engine;
+use crate::heritage::{self, Heritage};
 use crate::limits::{COMMANDS_MAX, NOFILE};
 use crate::metrics::Counters;
 use crate::notify::{self, Beat, Notifier, Passed};
@@ -130,11 +131,11 @@ pub fn describe(config: &Config) -> u8 {
 /// It could not begin; nothing was started.
 pub fn run(options: Options, env: &Env) -> Result<u8, ServiceError> {
     sys::seal_inherited().map_err(failed("close inherited descriptors on exec"))?;
-    let passed = Passed::take(env).map_err(failed("descriptors passed by systemd"))?;
+    let mut passed = Passed::take(env).map_err(failed("descriptors passed by systemd"))?;
     let waiter = options.notify_fd.map(sys::inherited).transpose().map_err(failed("--detach-notify-fd"))?;
     let mut console = Console::new(env.get("NO_COLOR").is_some_and(|v| !v.is_empty()), waiter.map(File::from));
-    let code = match begin(&options, env, &mut console) {
-        Ok((config, runtime)) => serve(Arc::new(config), runtime, console, (env, passed))?,
+    let code = match begin(&options, env, &mut passed, &mut console) {
+        Ok((config, runtime, heritage)) => serve(Arc::new(config), (runtime, heritage), console, (env, passed))?,
         Err(error) => {
             console.to_waiter(&chain(&error));
             console.detached(error.exit());
@@ -160,7 +161,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn begin(options: &Options, env: &Env, console: &mut Console) -> Result<(Config, Runtime), ServiceError> {
+fn begin(options: &Options, env: &Env, passed: &mut Passed, console: &mut Console) -> Result<(Config, Runtime, Heritage), ServiceError> {
     let config = Config::load(&options.source, env)?;
     config.spec.check().map_err(|e| failed(e.to_string())(io::Error::other("graph")))?;
     raise_nofile();
@@ -177,12 +178,11 @@ fn begin(options: &Options, env: &Env, console: &mut Console) -> Result<(Config,
     for warning in &config.warnings {
         console.line(&format!("warning: {warning}"));
     }
-    let ended = runtime.end_leftovers();
-    if !ended.is_empty() {
-        console.line(&format!("ended what an earlier supervisor left: {}", ended.join(", ")));
+    let heritage = heritage::find(&config, &runtime, passed)?;
+    if !heritage.ended.is_empty() {
+        console.line(&format!("ended what belongs to nobody: {}", heritage.ended.join(", ")));
     }
-    runtime.clean()?;
-    Ok((config, runtime))
+    Ok((config, runtime, heritage))
 }
 
 fn raise_nofile() {
@@ -201,17 +201,21 @@ fn replace_resident(dir: &Path) -> bool {
     runtime.block_on(crate::ctl::replace(dir)).unwrap_or(false)
 }
 
-fn serve(config: Arc<Config>, runtime: Runtime, console: Console, (env, passed): (&Env, Passed)) -> Result<u8, ServiceError> {
+fn serve(
+    config: Arc<Config>,
+    (runtime, heritage): (Runtime, Heritage),
+    console: Console,
+    (env, passed): (&Env, Passed),
+) -> Result<u8, ServiceError> {
     let _low = sys::reserve_low_fds().map_err(failed("open /dev/null"))?;
     let log = logs_to_file(&config)?;
-    let epoch = runtime.next_epoch()?;
     let control = listen(&config.runtime_dir.join("control.sock"))?;
     let nodes = listen(&config.runtime_dir.join("node.sock"))?;
     let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
     let counters = Arc::new(Counters::default());
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start the engine"))?;
     let (beat, watchdog) = (Arc::new(Beat::default()), notify::watchdog(env));
-    let (engine, published) = Engine::new(config.clone(), runtime, epoch, commands, counters.clone(), console);
+    let (engine, published) = Engine::new(config.clone(), runtime, heritage, commands, counters.clone(), console);
     let shared = Shared {
         config: config.clone(),
         began: Instant::now(),

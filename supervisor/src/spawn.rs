@@ -14,6 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::process::{Pid, PidfdFlags};
 use wk_types::{Daemon, InstanceName};
 
+use crate::adopt::Marker;
 use crate::cause::Cause;
 use crate::config::Config;
 use crate::limits::LOG_BYTES_MAX;
@@ -30,10 +31,6 @@ pub struct Spawned {
     pub pid: Pid,
     /// Handle for signals and for its end.
     pub pidfd: OwnedFd,
-    /// Random identity.
-    pub incarnation: u64,
-    /// `<instance>/<generation>/<nonce>`, as it answers on its health socket.
-    pub identity: String,
     /// Where the lines of this generation begin in its log.
     pub log_offset: u64,
     /// Fork to exec done.
@@ -45,10 +42,8 @@ pub struct Spawned {
 pub struct Order<'a> {
     /// Node.
     pub config: &'a Config,
-    /// Who.
-    pub name: InstanceName,
-    /// Spawn counter.
-    pub generation: u64,
+    /// Who, and as whom it answers on its health socket.
+    pub marker: &'a Marker,
     /// Slots of its pool.
     pub slots: u16,
     /// Public listeners by name.
@@ -60,13 +55,11 @@ pub struct Order<'a> {
 /// # Errors
 /// [`Cause::Spawn`]: permanent for a binary that cannot be executed, passing for everything a retry may cure.
 pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
-    let (config, name, generation) = (order.config, order.name, order.generation);
+    let (config, name, generation) = (order.config, order.marker.name, order.marker.generation);
     let spec = config.spec.daemons.get(&name.daemon).ok_or_else(|| permanent(format!("{name}: not part of this node")))?;
     let exe = config.bin_dir.join(spec.binary);
     let lock = take_lock(&config.runtime_dir.join("l").join(format!("{name}.lock")))?;
     let (health, _) = config.sockets(name, generation);
-    let incarnation = nonce().map_err(|e| passing("random number", &e))?;
-    let identity = format!("{name}/{generation}/{incarnation:016x}");
     let mut fds: Vec<(String, OwnedFd)> = vec![
         ("config".into(), sealed(&config.json).map_err(|e| passing("configuration descriptor", &e))?),
         ("health".into(), listener(&health).map_err(|e| passing(&health.display().to_string(), &e))?),
@@ -80,7 +73,7 @@ pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
     let (log, log_offset) = open_log(&config.log_path(name)).map_err(|e| passing("log", &e))?;
     let mut command = Command::new(&exe);
     command.args(&spec.args).env_clear().envs(config.child_env.iter().map(|(k, v)| (k, v)));
-    command.env("WK_INSTANCE", &identity).env("WK_RUNTIME", &config.runtime_dir).env("WK_SLOTS", order.slots.to_string());
+    command.env("WK_INSTANCE", order.marker.identity()).env("WK_RUNTIME", &config.runtime_dir).env("WK_SLOTS", order.slots.to_string());
     command.env("WK_LISTEN_FDS", fds.len().to_string());
     command.env("WK_LISTEN_FDNAMES", fds.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(":"));
     let errors = log.try_clone().map_err(|e| passing("log", &e))?;
@@ -95,7 +88,7 @@ pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
     drop(command);
     let pid = Pid::from_child(&child);
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|e| unwatched(child, e.into()))?;
-    Ok(Spawned { pid, pidfd, incarnation, identity, log_offset, exec })
+    Ok(Spawned { pid, pidfd, log_offset, exec })
 }
 
 /// `link`, or `link.<pool>` in a process of several pools.
@@ -141,8 +134,11 @@ fn take_lock(path: &Path) -> Result<File, Cause> {
     }
 }
 
-/// Never 0.
-fn nonce() -> io::Result<u64> {
+/// Random identity of a spawn, never 0.
+///
+/// # Errors
+/// The kernel has no random numbers.
+pub fn nonce() -> io::Result<u64> {
     let mut bytes = [0u8; 8];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(u64::from_le_bytes(bytes).max(1))

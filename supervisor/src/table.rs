@@ -24,13 +24,16 @@ mod facts;
 mod instance;
 mod op;
 mod request;
+mod restore;
 #[cfg(test)]
 mod tests;
 
 pub use describe::{InstanceView, Overall};
+pub(crate) use instance::name_text;
 pub use instance::{EndStep, Ending, Instance, Rest, Run, State, Times};
 pub use op::Op;
 pub use request::{End, Flags, Kind, Outcome, Refusal, Report, Request, Stop};
+pub use restore::{Desired, Leaving};
 
 /// Something that happened to one generation.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use wk_proto::supervisor::v1 as pb;
 use wk_types::InstanceName;
 
 use crate::backoff::Time;
 use crate::spec::Spec;
-use crate::table::Times;
+use crate::table::{Times, name_text};
 
 /// Phases of one instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// Which.
+    #[serde(with = "name_text")]
     pub name: InstanceName,
     /// Before its spawn, and up but waiting for edges.
     pub wait: Duration,
@@ -37,7 +39,7 @@ impl Row {
 }
 
 /// A completed start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
     /// In order of becoming ready.
     pub rows: Vec<Row>,
@@ -46,7 +48,8 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Builds the table from the phase times of a start that began at `began`. Instances that are not Ready are left out.
+    /// Builds the table from the phase times of a start that began at `began`. Instances that are not
+    /// Ready, or were before (adopted in the middle of a start), are left out.
     #[must_use]
     pub fn build(spec: &Spec, began: Time, times: &[(InstanceName, Times)]) -> Self {
         let mut rows: Vec<Row> = times.iter().filter_map(|(name, t)| row(*name, began, t)).collect();
@@ -86,7 +89,7 @@ impl Timing {
 }
 
 fn row(name: InstanceName, began: Time, t: &Times) -> Option<Row> {
-    let (up, ready) = (t.up?, t.ready?);
+    let (up, ready) = (t.up?, t.ready.filter(|ready| *ready >= began)?);
     let active = t.activate.unwrap_or(up).max(up);
     Some(Row {
         name,

@@ -3,15 +3,14 @@
 use std::collections::VecDeque;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use wk_proto::supervisor::v1 as pb;
 use wk_types::InstanceName;
 
 use super::{Child, Engine, FactSender, Msg, ReportSender};
+use crate::adopt::{Found, Marker};
 use crate::cause::Cause;
-use crate::notify::Passed;
+use crate::ledger::Intent;
 use crate::process::Process;
-use crate::runtime::Record;
 use crate::spawn::{self, Order};
 use crate::table::{Action, End, Fact};
 use crate::{calls, logs, ready};
@@ -24,6 +23,7 @@ impl Engine {
                 Action::Spawn(name, generation) => {
                     let fact = self.spawn(name, generation);
                     queue.extend(self.table.step(self.now(), name, generation, fact));
+                    self.record();
                 }
                 Action::Activate(name, generation) => self.with_child(name, generation, |c| {
                     c.tasks.spawn(calls::activate(c.channel.clone()));
@@ -61,7 +61,7 @@ impl Engine {
         }
     }
 
-    fn with_child(&mut self, name: InstanceName, generation: u64, act: impl FnOnce(&mut Child)) {
+    pub(super) fn with_child(&mut self, name: InstanceName, generation: u64, act: impl FnOnce(&mut Child)) {
         if let Some(child) = self.children.get_mut(&name).filter(|c| c.generation == generation) {
             act(child);
         }
@@ -75,39 +75,25 @@ impl Engine {
                 return Fact::SpawnFailed(Cause::Spawn { text: format!("copy listeners: {e}"), permanent: false });
             }
         };
-        let order = Order { config: &self.config, name, generation, slots: self.table.slots(name.daemon), public };
+        let incarnation = match spawn::nonce() {
+            Ok(incarnation) => incarnation,
+            Err(e) => return Fact::SpawnFailed(Cause::Spawn { text: format!("random number: {e}"), permanent: false }),
+        };
+        let marker = Marker { name, generation, incarnation };
+        if let Err(err) = self.ledger.intend(Intent { name: name.to_string(), generation, incarnation }) {
+            tracing::error!(%err, "intent of a fork not saved");
+        }
+        let order = Order { config: &self.config, marker: &marker, slots: self.table.slots(name.daemon), public };
         let spawned = match spawn::spawn(order) {
             Ok(spawned) => spawned,
             Err(cause) => return Fact::SpawnFailed(cause),
         };
-        let (health, _) = self.config.sockets(name, generation);
-        let channel = wk_rpc::dial_lazy(health.clone());
         let process = Process::new(spawned.pid, spawned.pidfd);
-        self.notifier.store(&Passed::child_name(name), process.pidfd());
-        let pid = spawned.pid.as_raw_nonzero().get().unsigned_abs();
-        let facts = FactSender { tx: self.tx.clone(), name, generation };
-        let mut tasks = JoinSet::new();
-        tasks.spawn(ready::watch(health, spawned.identity, facts.clone()));
-        tasks.spawn(ready::live(channel.clone(), facts));
-        tasks.spawn(ended(process.clone(), self.tx.clone(), name, generation));
+        let pid = process.number();
         self.log_offsets.insert(name, spawned.log_offset);
         let start_time = crate::process::start_time(pid).unwrap_or(0);
-        self.children.insert(name, Child { generation, incarnation: spawned.incarnation, process, start_time, channel, tasks });
-        self.record();
-        Fact::Spawned { pid, incarnation: spawned.incarnation, began, exec: spawned.exec }
-    }
-
-    pub(super) fn record(&self) {
-        let records = self.children.iter().map(|(name, c)| Record {
-            name: name.to_string(),
-            generation: c.generation,
-            pid: c.process.number(),
-            start_time: c.start_time,
-            incarnation: c.incarnation,
-        });
-        if let Err(err) = self.runtime.save(records.collect()) {
-            tracing::error!(err = &err as &dyn std::error::Error, "record of the children not saved");
-        }
+        self.watch_child(name, generation, Found { marker, pid, start_time, process, recorded: true }, false);
+        Fact::Spawned { pid, incarnation, began, exec: spawned.exec }
     }
 
     fn note(&mut self, name: InstanceName, bad: bool, text: &str) {
@@ -162,7 +148,7 @@ impl Engine {
     }
 }
 
-async fn ended(process: Process, tx: mpsc::Sender<Msg>, name: InstanceName, generation: u64) {
+pub(super) async fn ended(process: Process, tx: mpsc::Sender<Msg>, name: InstanceName, generation: u64) {
     if let Err(err) = process.ended().await {
         tracing::error!(%name, %err, "the end of this process cannot be watched");
         return;

@@ -150,6 +150,7 @@ mod tests {
             why: String::new(),
             crash_loop: false,
             wanted: true,
+            adopted: false,
         }
     }
 

@@ -35,6 +35,8 @@ pub struct InstanceView {
     pub crash_loop: bool,
     /// Part of the desired set.
     pub wanted: bool,
+    /// Begun by an earlier supervisor.
+    pub adopted: bool,
 }
 
 /// The node in one word.
@@ -151,6 +153,7 @@ impl Table {
             why,
             crash_loop: instance.backoff.crash_loop(now),
             wanted: self.wanted(name),
+            adopted: run.is_some_and(|r| r.adopted),
         })
     }
 
@@ -187,6 +190,9 @@ impl Table {
         }
         if run.times.activate.is_none() {
             return self.describe_waiting(name);
+        }
+        if let Some(since) = run.unconfirmed {
+            return (State::Starting, format!("adopted {:.1} s ago, no health answer yet", now.saturating_sub(since).as_secs_f64()));
         }
         match (run.times.ready.is_some(), run.serving) {
             (_, true) if run.misses > 0 => (State::Suspect, format!("{} liveness checks missed", run.misses)),

@@ -31,9 +31,11 @@ impl Table {
         let Some(run) = self.instances.get_mut(&name).and_then(|i| i.run.as_mut()) else { return };
         match fact {
             Fact::HealthUp => {
+                run.unconfirmed = None;
                 run.times.up.get_or_insert(now);
             }
             Fact::Serving(serving) => {
+                run.unconfirmed = None;
                 run.times.up.get_or_insert(now);
                 run.serving = serving;
                 self.first_ready(now, name);
@@ -42,15 +44,15 @@ impl Table {
             Fact::Alive(false) => {
                 run.misses = run.misses.saturating_add(1);
                 if run.misses >= LIVE_MISSES {
-                    self.end(now, name, Some(Cause::Hang("liveness checks unanswered")), EndStep::Abort);
+                    self.end(now, name, Some(Cause::Hang("liveness checks unanswered".into())), EndStep::Abort);
                 }
             }
             Fact::Probed(true) => run.probing = false,
             Fact::Probed(false) => {
                 run.probing = false;
-                self.end(now, name, Some(Cause::Hang("no answer to a probe")), EndStep::Kill);
+                self.end(now, name, Some(Cause::Hang("no answer to a probe".into())), EndStep::Kill);
             }
-            Fact::HealthLost => self.end(now, name, Some(Cause::Hang("health connection lost")), EndStep::Abort),
+            Fact::HealthLost => self.end(now, name, Some(Cause::Hang("health connection lost".into())), EndStep::Abort),
             Fact::Identity(text) => self.end(now, name, Some(Cause::Identity(text)), EndStep::Kill),
             Fact::Halted => self.probe(name),
             Fact::Spawned { .. } | Fact::SpawnFailed(_) | Fact::Exited(_) => {}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use wk_proto::node::v1::State as ProtoState;
 use wk_types::InstanceName;
 
@@ -82,7 +83,7 @@ impl State {
 }
 
 /// How far our own ending of a generation has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum EndStep {
     /// SIGTERM, drain.
     Term,
@@ -95,7 +96,7 @@ pub enum EndStep {
 }
 
 /// A generation that we end.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
     /// `None`: planned (stop, restart, scale), not a crash.
     pub cause: Option<Cause>,
@@ -108,7 +109,7 @@ pub struct Ending {
 }
 
 /// Phase times of a generation; the supervisor's clock.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
     /// Fork began.
     pub spawn: Time,
@@ -123,7 +124,7 @@ pub struct Times {
 }
 
 /// The live process of a slot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// Process id, unreaped.
     pub pid: u32,
@@ -141,6 +142,10 @@ pub struct Run {
     pub ending: Option<Ending>,
     /// Phase times.
     pub times: Times,
+    /// Begun by an earlier supervisor.
+    pub adopted: bool,
+    /// Adopted then, no health answer since.
+    pub unconfirmed: Option<Time>,
 }
 
 impl Run {
@@ -156,7 +161,15 @@ impl Run {
             probing: false,
             ending: None,
             times: Times { spawn, exec, ..Times::default() },
+            adopted: false,
+            unconfirmed: None,
         }
+    }
+
+    /// Taken over at `now`: what only its own words can tell is asked again.
+    pub(super) fn adopt(&mut self, now: Time) {
+        (self.serving, self.misses, self.probing) = (false, 0, false);
+        (self.adopted, self.unconfirmed) = (true, Some(now));
     }
 
     /// Activated, serving and not being ended.
@@ -168,6 +181,9 @@ impl Run {
     /// When a start counts as stuck; `None` while there is nothing to wait for on its side.
     #[must_use]
     pub fn start_deadline(&self, timeout: Duration) -> Option<Time> {
+        if let Some(adopted) = self.unconfirmed {
+            return Some(adopted + timeout);
+        }
         match (self.times.up, self.times.activate, self.times.ready) {
             (None, _, _) => Some(self.times.spawn + timeout),
             (Some(up), Some(activate), None) => Some(up.max(activate) + timeout),
@@ -177,7 +193,7 @@ impl Run {
 }
 
 /// What a slot without a process is doing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rest {
     /// Nothing: to be spawned when it is wanted.
     Idle,
@@ -195,9 +211,10 @@ pub enum Rest {
 }
 
 /// One slot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// Which.
+    #[serde(with = "name_text")]
     pub name: InstanceName,
     /// Spawn counter, from 1; 0 before the first.
     pub generation: u64,
@@ -256,5 +273,18 @@ impl Instance {
         if matches!(self.rest, Rest::Backoff { .. } | Rest::Failed(_)) {
             self.rest = Rest::Idle;
         }
+    }
+}
+
+pub(crate) mod name_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use wk_types::InstanceName;
+
+    pub(crate) fn serialize<S: Serializer>(name: &InstanceName, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(name)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<InstanceName, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }

@@ -6,6 +6,7 @@
 //! | `once` | the other words hold for generation 1 only |
 //! | `log=TEXT` | writes TEXT (`_` is a blank) to standard error at the start |
 //! | `exit=CODE` | ends before it serves anything |
+//! | `exit-on-usr1=CODE` | ends with that code on SIGUSR1 |
 //! | `crash=MS` | ends with code 1 that long after its activation |
 //! | `never-ready` | is activated and says nothing |
 //! | `slow-init=MS` | serves nothing before |
@@ -82,6 +83,18 @@ impl Child {
             tokio::time::sleep(after).await;
             std::process::exit(1);
         }
+    }
+
+    fn exit_on_usr1(&self) -> anyhow::Result<()> {
+        if let Some(code) = self.value("exit-on-usr1") {
+            let code: i32 = code.parse()?;
+            let mut usr1 = signal(SignalKind::user_defined1())?;
+            tokio::spawn(async move {
+                usr1.recv().await;
+                std::process::exit(code);
+            });
+        }
+        Ok(())
     }
 
     async fn ended(&self) {
@@ -179,6 +192,7 @@ fn main() -> anyhow::Result<()> {
         let routes =
             Routes::new(health_service).add_service(LifecycleServer::new(child.clone())).add_service(AdminServer::new(child.clone()));
         let listener = fds.take("health").ok_or_else(|| anyhow::anyhow!("no health listener"))?;
+        child.exit_on_usr1()?;
         let options = wk_rpc::ServeOptions { identity: Some(identity) };
         let serve = wk_rpc::serve(listener.into(), routes, options, std::future::pending());
         let live = async {

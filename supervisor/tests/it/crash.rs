@@ -87,17 +87,3 @@ async fn kills_the_group_of_a_dead_daemon() {
     let gone = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |s| s.contains(") Z "));
     node.wait("ready", |s| s.overall == "ready" && gone(grandchild)).await;
 }
-
-/// Catalogue rows 41 and 43 with the policy of today: a new supervisor ends what a killed one left, then starts; never two copies.
-#[tokio::test]
-async fn ends_what_a_killed_supervisor_left() {
-    let mut node = Node::start().await;
-    let old: Vec<u32> = node.status().await.instances.iter().map(|i| i.pid).collect();
-    node.replace_killed_supervisor().await;
-    let status = node.wait("ready again", |s| s.overall == "ready" && s.instances.iter().all(|i| !old.contains(&i.pid))).await;
-    let new: Vec<u32> = status.instances.iter().map(|i| i.pid).collect();
-    assert!(status.epoch > 1, "the epoch never falls");
-    let left = node.leftovers();
-    assert!(left.keys().all(|pid| new.contains(pid)), "{left:?} but wanted {new:?}");
-    assert!(node.out().contains("ended what an earlier supervisor left"), "{}", node.out());
-}

@@ -1,5 +1,6 @@
 //! The real supervisor and control tool against daemons that misbehave on command (`tests/fault-child`).
 
+mod adopt;
 mod control;
 mod crash;
 mod node;

@@ -211,6 +211,22 @@ impl Node {
         self.supervisor = spawn(self.dir.path());
     }
 
+    /// Waits until a process has ended; who reaps it does not matter.
+    pub(crate) async fn wait_gone(&self, pid: u32) {
+        let gone = || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |s| s.contains(") Z "));
+        let look = async {
+            while !gone() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, look).await.is_ok(), "{pid} lives:\n{}", self.out());
+    }
+
+    /// `kill -9` of the supervisor alone.
+    pub(crate) async fn kill_supervisor(&mut self) {
+        self.supervisor.kill().await.unwrap();
+    }
+
     pub(crate) fn spawn_supervisor(&mut self) {
         self.supervisor = spawn(self.dir.path());
     }

@@ -246,6 +246,14 @@ impl Node {
         Ok(())
     }
 
+    /// `kill -9` of the supervisor alone; the daemons go on.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub async fn kill_supervisor(&mut self) -> anyhow::Result<()> {
+        Ok(self.supervisor.kill().await?)
+    }
+
     /// Starts the supervisor again on the same folder and waits until the node is ready.
     ///
     /// # Errors

@@ -1,0 +1,124 @@
+//! Beginning with the processes of a predecessor, and writing down ours for a successor.
+
+use std::time::Instant;
+
+use tokio::task::JoinSet;
+
+use super::{Child, Engine, FactSender, act::ended};
+use crate::adopt::Found;
+use crate::heritage::{configured, monotonic_ns};
+use crate::ledger::NodeRecord;
+use crate::limits::ADOPT_HOLD;
+use crate::notify::Passed;
+use crate::table::{Fact, Flags, Kind, Request};
+use crate::{calls, ready};
+
+impl Engine {
+    /// Takes over what was found, finishes what cannot be left, starts what was not started.
+    pub(super) fn inherit(&mut self) {
+        let children = std::mem::take(&mut self.heritage.children);
+        let adopted = children.len();
+        for found in children {
+            self.take_over(found);
+        }
+        for (name, exit) in std::mem::take(&mut self.heritage.dead) {
+            let generation = self.table.instances().find(|i| i.name == name).map_or(0, |i| i.generation);
+            let actions = self.table.step(self.now(), name, generation, Fact::Exited(exit));
+            self.perform(actions);
+        }
+        if adopted > 0 {
+            self.hold_until = Some(Instant::now() + ADOPT_HOLD);
+            self.counters.adopted.inc_by(adopted as u64);
+            self.console.line(&format!("adopted {adopted} processes of an earlier supervisor"));
+        }
+        self.listeners.each(|name, listener| self.notifier.store(&Passed::listener_name(name), listener));
+        let away = self.listeners.away();
+        if !away.is_empty() {
+            self.console.line(&format!("warning: {} cannot be copied from the daemon, bound again when it ends", away.join(", ")));
+        }
+        if let Some(leaving) = self.heritage.leaving.take() {
+            self.first = None;
+            if let Err(refusal) = self.begin(leaving.request()) {
+                tracing::error!(%refusal, "stop of a predecessor not finished");
+            }
+        } else if self.heritage.started {
+            self.first = None;
+            self.console.detached(0);
+        } else {
+            self.first_start();
+        }
+    }
+
+    fn take_over(&mut self, found: Found) {
+        let (name, generation) = (found.marker.name, found.marker.generation);
+        let run = self.table.instances().find(|i| i.name == name).and_then(|i| i.run.as_ref());
+        let (up, activated, admitted) =
+            run.map_or((false, false, false), |r| (r.times.up.is_some(), r.times.activate.is_some(), r.admitted));
+        self.watch_child(name, generation, found, up);
+        self.with_child(name, generation, |c| {
+            // The predecessor may have died before the daemon heard it; hearing it twice changes nothing.
+            if activated {
+                c.tasks.spawn(calls::activate(c.channel.clone()));
+            }
+            if admitted {
+                c.tasks.spawn(calls::admit(c.channel.clone()));
+            }
+        });
+        let facts = FactSender { tx: self.tx.clone(), name, generation };
+        // One that hangs is found at once, not at its next liveness check. One that was never up is judged by the start timeout.
+        if up {
+            self.with_child(name, generation, |c| {
+                c.tasks.spawn(ready::probe(c.channel.clone(), facts));
+            });
+        }
+    }
+
+    /// Everything that watches a process of ours. `up`: it has answered before.
+    pub(super) fn watch_child(&mut self, name: wk_types::InstanceName, generation: u64, found: Found, up: bool) {
+        let (health, _) = self.config.sockets(name, generation);
+        let channel = wk_rpc::dial_lazy(health.clone());
+        let facts = FactSender { tx: self.tx.clone(), name, generation };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(ready::watch(health, found.marker.identity(), facts.clone(), up));
+        tasks.spawn(ready::live(channel.clone(), facts));
+        tasks.spawn(ended(found.process.clone(), self.tx.clone(), name, generation));
+        let Found { start_time, process, .. } = found;
+        self.notifier.store(&Passed::child_name(name), process.pidfd());
+        self.children.insert(name, Child { generation, process, start_time, channel, tasks });
+    }
+
+    /// Node table and snapshot of a predecessor stand until the health of its processes is known: to the daemons nothing has happened.
+    pub(super) fn holds_table(&mut self) -> bool {
+        if self.hold_until.is_some_and(|until| until <= Instant::now() || !self.table.is_confirming()) {
+            self.hold_until = None;
+        }
+        self.hold_until.is_some()
+    }
+
+    /// Writes down what a successor needs.
+    pub(super) fn record(&mut self) {
+        let age = u64::try_from(self.now().as_nanos()).unwrap_or(u64::MAX);
+        // Two clocks read one after the other: the zero is computed once.
+        let zero_ns = *self.zero_ns.get_or_insert_with(|| monotonic_ns().saturating_sub(age));
+        let node = NodeRecord {
+            zero_ns,
+            config_hash: self.config.hash.clone(),
+            configured: configured(&self.config),
+            desired: self.table.desired(),
+            started: self.first.is_none(),
+            listeners: self.listeners.records(),
+        };
+        let children = &self.children;
+        let rows = self.table.instances().map(|i| (i, children.get(&i.name).map_or(0, |c| c.start_time)));
+        if let Err(err) = self.ledger.save(node, rows) {
+            tracing::error!(%err, "record of the children not saved");
+        }
+    }
+
+    /// The start of what was wanted: everything, unless a predecessor knew better.
+    pub(super) fn start_request(&self) -> Request {
+        let wanted: Vec<String> = self.table.instances().filter(|i| self.table.wanted(i.name)).map(|i| i.name.to_string()).collect();
+        let all = wanted.is_empty() || wanted.len() == self.table.instances().count();
+        Request { kind: Kind::Start, names: if all { Vec::new() } else { wanted }, key: String::new(), flags: Flags::default() }
+    }
+}

@@ -1,0 +1,133 @@
+//! With what a supervisor begins: nothing, or the node of a predecessor that was killed.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use wk_types::{Daemon, InstanceName};
+
+use crate::adopt::{self, Found, Program, Survey};
+use crate::cause::Exit;
+use crate::config::Config;
+use crate::ledger::{Ledger, Saved};
+use crate::listeners::Listeners;
+use crate::notify::Passed;
+use crate::runtime::{Runtime, RuntimeError};
+use crate::spec::DaemonSpec;
+use crate::table::{Leaving, Table};
+
+/// What the engine begins with.
+#[derive(Debug)]
+pub struct Heritage {
+    /// Desired and actual state.
+    pub table: Table,
+    /// Zero of its clock.
+    pub zero: Instant,
+    /// Last durable epoch.
+    pub epoch: u64,
+    /// Public listeners that are open already.
+    pub listeners: Listeners,
+    /// Processes taken over.
+    pub children: Vec<Found>,
+    /// Recorded processes that died meanwhile.
+    pub dead: Vec<(InstanceName, Exit)>,
+    /// An operation to be finished.
+    pub leaving: Option<Leaving>,
+    /// The first start is over.
+    pub started: bool,
+    /// Foreign processes of the node that were ended, in words.
+    pub ended: Vec<String>,
+}
+
+/// Now, by the clock that the record is written in. Unit: ns.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn new_table(config: &Config, epoch: u64) -> Table {
+    let seed = u64::from(std::process::id()) << 32 | u64::from(config.node_id);
+    Table::new(config.spec.clone(), config.slots.clone(), epoch, seed)
+}
+
+/// Slots as configured, by daemon name.
+#[must_use]
+pub fn configured(config: &Config) -> BTreeMap<String, u16> {
+    config.slots.iter().map(|(d, n)| (d.name().to_owned(), *n)).collect()
+}
+
+/// Looks for a predecessor's node and takes it over; `passed`: what systemd kept of it. The caller holds the locks, so none is alive.
+///
+/// # Errors
+/// The epoch cannot be read or written, old sockets cannot be removed.
+pub fn find(config: &Config, runtime: &Runtime, passed: &mut Passed) -> Result<Heritage, RuntimeError> {
+    let wanted = |s: &DaemonSpec| Program { binary: config.bin_dir.join(s.binary), args: s.args.iter().map(ToString::to_string).collect() };
+    let programs: BTreeMap<Daemon, Program> = config.spec.daemons.iter().map(|(d, s)| (*d, wanted(s))).collect();
+    let saved = Ledger::read(&runtime.ledger());
+    let survey = adopt::survey(runtime.dir(), saved.as_ref(), &programs, &passed.children());
+    let sockets = |f: &Found| {
+        let (name, generation) = (f.marker.name, f.marker.generation);
+        let links = config.spec.housed(name.daemon).map(move |daemon| config.sockets(InstanceName { daemon, ..name }, generation).1);
+        links.chain([config.sockets(name, generation).0]).collect::<Vec<_>>()
+    };
+    runtime.clean(&survey.alive.iter().flat_map(sockets).collect::<Vec<_>>())?;
+    match saved {
+        Some(saved) => resume((config, runtime), passed, saved, survey),
+        None => begin(config, runtime, survey),
+    }
+}
+
+/// No usable record: what carries our marker is taken over, the rest is started.
+fn begin(config: &Config, runtime: &Runtime, survey: Survey) -> Result<Heritage, RuntimeError> {
+    let epoch = runtime.next_epoch()?;
+    let mut table = new_table(config, epoch);
+    for found in &survey.alive {
+        table.adopt_unrecorded(Duration::ZERO, found.marker.name, found.marker.generation, found.pid, found.marker.incarnation);
+    }
+    let listeners = Listeners::default();
+    let Survey { alive: children, ended, .. } = survey;
+    Ok(Heritage { table, zero: Instant::now(), epoch, listeners, children, dead: Vec::new(), leaving: None, started: false, ended })
+}
+
+fn resume((config, runtime): (&Config, &Runtime), passed: &mut Passed, saved: Saved, survey: Survey) -> Result<Heritage, RuntimeError> {
+    let age = Duration::from_nanos(monotonic_ns().saturating_sub(saved.node.zero_ns));
+    let (Some(zero), false) = (Instant::now().checked_sub(age), survey.alive.is_empty()) else {
+        return restart(config, runtime, saved, survey);
+    };
+    let epoch = runtime.epoch()?;
+    let mut table = new_table(config, epoch);
+    let leaving = saved.node.desired.leaving;
+    table.inherit(saved.node.desired, &saved.node.configured);
+    for (name, (instance, _)) in saved.instances {
+        let live = survey.alive.iter().any(|f| f.recorded && f.marker.name == name);
+        table.adopt(age, instance, live);
+    }
+    for found in survey.alive.iter().filter(|f| !f.recorded) {
+        table.adopt_unrecorded(age, found.marker.name, found.marker.generation, found.pid, found.marker.incarnation);
+    }
+    let of = |daemon| survey.alive.iter().filter(move |f| f.marker.name.daemon == daemon);
+    let listeners = Listeners::regain(
+        &config.public,
+        &saved.node.listeners,
+        passed,
+        |daemon, inode| adopt::socket_of(of(daemon), inode),
+        |daemon| of(daemon).next().is_some(),
+    );
+    let Survey { alive: children, dead, ended } = survey;
+    Ok(Heritage { table, zero, epoch, listeners, children, dead, leaving, started: saved.node.started, ended })
+}
+
+/// Nothing lives: a start like any other, of what was wanted.
+fn restart(config: &Config, runtime: &Runtime, saved: Saved, survey: Survey) -> Result<Heritage, RuntimeError> {
+    let mut heritage = begin(config, runtime, Survey { ended: survey.ended, ..Survey::default() })?;
+    let mut desired = saved.node.desired;
+    desired.admitted = false;
+    let mut table = new_table(config, heritage.epoch);
+    table.inherit(desired, &saved.node.configured);
+    // Who starts a node on which everything was stopped wants it to run.
+    if !table.wants_nothing() {
+        heritage.table = table;
+    }
+    Ok(heritage)
+}

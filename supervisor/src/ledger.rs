@@ -1,0 +1,320 @@
+//! What a successor needs to go on with our processes: one line per change, each with its checksum.
+//!
+//! The file lies on the runtime folder (tmpfs) and is void after a reboot. A line that is torn, or of another version, ends the reading of
+//! it or of the whole file: what it would have said is found again by the marker in the environment of the processes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use wk_types::InstanceName;
+
+use crate::limits::LEDGER_LINES_MAX;
+use crate::table::{Desired, Instance};
+
+/// Version of the lines. Rule: version n reads n; what it cannot read is adopted by marker.
+const VERSION: u32 = 2;
+
+/// A public listener, so that a successor finds the same socket among the descriptors of our children.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerRecord {
+    /// Key in the configuration.
+    pub key: String,
+    /// Address as configured.
+    pub wanted: String,
+    /// Number of the socket, as in `/proc/<pid>/fd`.
+    pub inode: u64,
+}
+
+/// The node as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Zero of the clock of the table. Unit: ns of `CLOCK_MONOTONIC`.
+    pub zero_ns: u64,
+    /// Short hash of the configuration.
+    pub config_hash: String,
+    /// Slots as configured, by daemon name: a change of the file wins over a scale.
+    pub configured: BTreeMap<String, u16>,
+    /// Desired set, admission, epoch.
+    pub desired: Desired,
+    /// The first start is over.
+    pub started: bool,
+    /// Open public listeners.
+    pub listeners: Vec<ListenerRecord>,
+}
+
+/// Written before a fork: the marker that the process will carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Instance.
+    pub name: String,
+    /// Spawn counter.
+    pub generation: u64,
+    /// Random identity.
+    pub incarnation: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Line {
+    Head { version: u32, boot_id: String },
+    Node(NodeRecord),
+    Intent(Intent),
+    Instance { instance: Box<Instance>, start_time: u64 },
+    Gone { name: String },
+}
+
+/// What was read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Saved {
+    /// The node.
+    pub node: NodeRecord,
+    /// Its instances, with the start time of their process (0: none).
+    pub instances: BTreeMap<InstanceName, (Instance, u64)>,
+    /// Forks whose result was not written down.
+    pub intents: Vec<Intent>,
+}
+
+impl Saved {
+    /// Folds the lines of a file; `None` when it is of another boot or version, or says nothing about the node.
+    #[must_use]
+    pub fn parse(text: &str, boot_id: &str) -> Option<Self> {
+        let mut lines = text.lines().map_while(decode);
+        match lines.next()? {
+            Line::Head { version, boot_id: theirs } if version == VERSION && theirs == boot_id => {}
+            _ => return None,
+        }
+        let mut saved = Self::default();
+        let mut node = None;
+        for line in lines {
+            match line {
+                Line::Head { .. } => return None,
+                Line::Node(record) => node = Some(record),
+                Line::Intent(intent) => saved.intents.push(intent),
+                Line::Instance { instance, start_time } => {
+                    let spawned = |i: &Intent| i.name == instance.name.to_string() && i.generation <= instance.generation;
+                    if instance.run.is_some() || !matches!(instance.rest, crate::table::Rest::Spawning) {
+                        saved.intents.retain(|i| !spawned(i));
+                    }
+                    saved.instances.insert(instance.name, (*instance, start_time));
+                }
+                Line::Gone { name } => {
+                    if let Ok(name) = name.parse::<InstanceName>() {
+                        saved.instances.remove(&name);
+                    }
+                }
+            }
+        }
+        saved.node = node?;
+        Some(saved)
+    }
+}
+
+/// Identity of this boot of the machine.
+#[must_use]
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// FNV-1a: finds torn and foreign lines, protects against nobody.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn encode(line: &Line) -> io::Result<String> {
+    let json = serde_json::to_string(line)?;
+    Ok(format!("{:016x} {json}\n", checksum(json.as_bytes())))
+}
+
+fn decode(line: &str) -> Option<Line> {
+    let (sum, json) = line.split_once(' ')?;
+    let sum = u64::from_str_radix(sum, 16).ok()?;
+    if sum != checksum(json.as_bytes()) {
+        return None;
+    }
+    serde_json::from_str(json).ok()
+}
+
+/// The file, open for appending, and what it says.
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    file: Option<File>,
+    lines: usize,
+    said: Saved,
+}
+
+impl Ledger {
+    /// Nothing is written before the first [`Self::save`], which replaces the file of a predecessor.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, file: None, lines: 0, said: Saved::default() }
+    }
+
+    /// What a predecessor left; `None` when there is nothing usable.
+    #[must_use]
+    pub fn read(path: &Path) -> Option<Saved> {
+        Saved::parse(&fs::read_to_string(path).ok()?, &boot_id())
+    }
+
+    /// Writes down what differs from what the file says.
+    ///
+    /// # Errors
+    /// The runtime folder cannot be written; the next call writes everything anew.
+    pub fn save<'a>(&mut self, node: NodeRecord, instances: impl Iterator<Item = (&'a Instance, u64)>) -> io::Result<()> {
+        let mut lines = Vec::new();
+        if self.file.is_none() || self.said.node != node {
+            lines.push(Line::Node(node.clone()));
+            self.said.node = node;
+        }
+        let mut absent: Vec<InstanceName> = self.said.instances.keys().copied().collect();
+        for (instance, start_time) in instances {
+            absent.retain(|n| *n != instance.name);
+            let same = self.said.instances.get(&instance.name).is_some_and(|(i, s)| i == instance && *s == start_time);
+            if !same || self.file.is_none() {
+                self.said.instances.insert(instance.name, (instance.clone(), start_time));
+                lines.push(Line::Instance { instance: Box::new(instance.clone()), start_time });
+            }
+        }
+        for name in absent {
+            self.said.instances.remove(&name);
+            lines.push(Line::Gone { name: name.to_string() });
+        }
+        if lines.is_empty() { Ok(()) } else { self.append(&lines) }
+    }
+
+    /// To be called before a fork.
+    ///
+    /// # Errors
+    /// The runtime folder cannot be written.
+    pub fn intend(&mut self, intent: Intent) -> io::Result<()> {
+        self.append(&[Line::Intent(intent)])
+    }
+
+    /// Everything, as one text: for a successor that gets it on a descriptor.
+    ///
+    /// # Errors
+    /// Cannot be encoded.
+    pub fn text(&self) -> io::Result<String> {
+        let mut text = encode(&Line::Head { version: VERSION, boot_id: boot_id() })?;
+        text += &encode(&Line::Node(self.said.node.clone()))?;
+        for (instance, start_time) in self.said.instances.values() {
+            text += &encode(&Line::Instance { instance: Box::new(instance.clone()), start_time: *start_time })?;
+        }
+        Ok(text)
+    }
+
+    /// The node has ended in order: nothing is left to take over.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn remove(&mut self) -> io::Result<()> {
+        self.file = None;
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn append(&mut self, lines: &[Line]) -> io::Result<()> {
+        let written = self.try_append(lines);
+        if written.is_err() {
+            self.file = None;
+        }
+        written
+    }
+
+    fn try_append(&mut self, lines: &[Line]) -> io::Result<()> {
+        self.lines += lines.len();
+        if let Some(file) = self.file.as_mut().filter(|_| self.lines <= LEDGER_LINES_MAX) {
+            let text = lines.iter().map(encode).collect::<io::Result<String>>()?;
+            return file.write_all(text.as_bytes());
+        }
+        // A new file: whole, then renamed over the old one. Not synced: it is void after a reboot anyway.
+        let next = self.path.with_extension("new");
+        let mut text = self.text()?;
+        for line in lines.iter().filter(|l| matches!(l, Line::Intent(_))) {
+            text += &encode(line)?;
+        }
+        fs::write(&next, text)?;
+        fs::rename(&next, &self.path)?;
+        self.lines = lines.len();
+        self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Run;
+    use std::time::Duration;
+
+    fn instance(name: &str, generation: u64, pid: u32) -> Instance {
+        let run = Run::new(pid, 5, Duration::ZERO, Duration::ZERO);
+        Instance { generation, run: Some(run), ..Instance::new(name.parse().unwrap()) }
+    }
+
+    fn node() -> NodeRecord {
+        NodeRecord { config_hash: "abc".into(), ..NodeRecord::default() }
+    }
+
+    #[test]
+    fn reads_what_was_written_and_only_differences_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let mut ledger = Ledger::new(path.clone());
+        let (a, b) = (instance("api@0", 1, 10), instance("cluster@0", 3, 11));
+        ledger.save(node(), [(&a, 7), (&b, 8)].into_iter()).unwrap();
+        let size = fs::metadata(&path).unwrap().len();
+        ledger.save(node(), [(&a, 7), (&b, 8)].into_iter()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), size, "nothing new, nothing written");
+        let later = instance("api@0", 2, 12);
+        ledger.intend(Intent { name: "api@0".into(), generation: 2, incarnation: 9 }).unwrap();
+        let torn = fs::read_to_string(&path).unwrap();
+        ledger.save(node(), [(&later, 9)].into_iter()).unwrap();
+        let saved = Ledger::read(&path).unwrap();
+        assert_eq!(saved.instances.into_values().collect::<Vec<_>>(), [(later, 9)]);
+        assert!(saved.intents.is_empty(), "answered");
+        let open = Saved::parse(&torn, &boot_id()).unwrap();
+        assert_eq!(open.intents.len(), 1);
+        assert_eq!(open.instances.len(), 2);
+    }
+
+    #[test]
+    fn row_45_another_boot_is_void() {
+        let mut ledger = Ledger::new("/nowhere/state".into());
+        assert!(ledger.save(node(), std::iter::empty()).is_err());
+        let text = ledger.text().unwrap();
+        assert!(Saved::parse(&text, &boot_id()).is_some());
+        assert_eq!(Saved::parse(&text, "another"), None);
+    }
+
+    #[test]
+    fn row_46_a_torn_file_ends_where_it_is_torn() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::new(dir.path().join("state"));
+        let (a, b) = (instance("api@0", 1, 10), instance("cluster@0", 3, 11));
+        ledger.save(node(), [(&a, 7), (&b, 8)].into_iter()).unwrap();
+        let text = fs::read_to_string(dir.path().join("state")).unwrap();
+        for cut in 0..text.len() {
+            let saved = Saved::parse(text.get(..cut).unwrap(), &boot_id());
+            assert!(saved.is_none_or(|s| s.instances.len() <= 2 && s.node == node()));
+        }
+        let foreign = text.replacen("api@0", "api@1", 1);
+        assert_eq!(Saved::parse(&foreign, &boot_id()).unwrap().instances.len(), 1, "checksum");
+        assert_eq!(Saved::parse("{\"version\":1}", &boot_id()), None);
+    }
+
+    #[test]
+    fn a_long_file_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::new(dir.path().join("state"));
+        for generation in 0..3 * LEDGER_LINES_MAX as u64 {
+            ledger.save(node(), [(&instance("api@0", generation, 10), 7)].into_iter()).unwrap();
+        }
+        let text = fs::read_to_string(dir.path().join("state")).unwrap();
+        assert!(text.lines().count() <= LEDGER_LINES_MAX + 4, "{}", text.lines().count());
+    }
+}

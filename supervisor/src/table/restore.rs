@@ -1,0 +1,148 @@
+//! The table of a predecessor, continued.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use wk_types::{Daemon, InstanceName};
+
+use super::{Flags, Instance, Kind, Request, Rest, Run, Table};
+use crate::backoff::Time;
+use crate::timing::Timing;
+
+/// What the node is to be, without its processes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// Wanted slots, by daemon name.
+    pub slots: BTreeMap<String, u16>,
+    /// Instances that an operator (or a rollback) stopped.
+    pub stopped: Vec<String>,
+    /// Clients are admitted.
+    pub admitted: bool,
+    /// Of the node table.
+    pub epoch: u64,
+    /// Number of the next operation.
+    pub next_op: u64,
+    /// A stop or restart of everything is under way: daemons that were quiesced serve no more, so it has to be finished.
+    pub leaving: Option<Leaving>,
+    /// Last completed start.
+    pub timing: Option<Timing>,
+}
+
+/// An operation that cannot be left where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leaving {
+    /// To nothing.
+    Stop,
+    /// And back.
+    Restart,
+}
+
+impl Leaving {
+    /// The operation that finishes it.
+    #[must_use]
+    pub fn request(self) -> Request {
+        let kind = match self {
+            Self::Stop => Kind::Stop,
+            Self::Restart => Kind::Restart,
+        };
+        Request { kind, names: Vec::new(), key: String::new(), flags: Flags::default() }
+    }
+}
+
+impl Table {
+    /// For a successor.
+    #[must_use]
+    pub fn desired(&self) -> Desired {
+        let leaving = self.op.as_ref().filter(|op| op.leaves()).and_then(|op| match op.kind() {
+            Kind::Stop => Some(Leaving::Stop),
+            Kind::Restart => Some(Leaving::Restart),
+            Kind::Start | Kind::Scale(..) => None,
+        });
+        Desired {
+            slots: self.spec.daemons.keys().map(|d| (d.name().to_owned(), self.slots(*d))).collect(),
+            stopped: self.stopped.iter().map(ToString::to_string).collect(),
+            admitted: self.admitted,
+            epoch: self.epoch,
+            next_op: self.next_op,
+            leaving,
+            timing: self.timing.clone(),
+        }
+    }
+
+    /// All slots, for the record.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.values()
+    }
+
+    /// Takes over what a predecessor wanted. `configured`: slots that it had read from its file; a pool whose number there is another now
+    /// follows the file. To be called on a table that is down.
+    pub fn inherit(&mut self, desired: Desired, configured: &BTreeMap<String, u16>) {
+        let mut changed = false;
+        for (name, slots) in &desired.slots {
+            let Ok(daemon) = name.parse::<Daemon>() else { continue };
+            if configured.get(name) == self.slots.get(&daemon) {
+                self.slots.insert(daemon, *slots);
+            }
+            changed |= self.slots.get(&daemon) != Some(slots);
+        }
+        let Self { instances, slots, .. } = self;
+        instances.retain(|name, _| name.slot < slots.get(&name.daemon).copied().unwrap_or(1));
+        self.add_slots();
+        self.stopped = desired.stopped.iter().filter_map(|n| n.parse().ok()).filter(|n| self.in_slots(*n)).collect();
+        self.admitted = desired.admitted;
+        self.epoch = self.epoch.max(desired.epoch + u64::from(changed));
+        self.next_op = desired.next_op.max(1);
+        self.timing = desired.timing;
+    }
+
+    /// Takes over one slot. `live`: its recorded process was found; what only the process itself can tell is asked again. Without it the
+    /// caller says what became of a recorded process with [`super::Fact::Exited`].
+    pub fn adopt(&mut self, now: Time, mut instance: Instance, live: bool) {
+        if !self.spec.daemons.contains_key(&instance.name.daemon) {
+            return;
+        }
+        if matches!(instance.rest, Rest::Spawning) {
+            // Without a process after all: the generation stays counted, the next try has the next number.
+            instance.rest = Rest::Idle;
+        }
+        if let Some(run) = instance.run.as_mut() {
+            run.adopt(now);
+            run.admitted &= self.admitted;
+        }
+        let (name, listed) = (instance.name, live || self.instances.contains_key(&instance.name));
+        if listed {
+            self.instances.insert(name, instance);
+            if live {
+                self.note(name, false, "adopted".into());
+            }
+        }
+    }
+
+    /// Takes over a process that no record knows, found by its marker.
+    pub fn adopt_unrecorded(&mut self, now: Time, name: InstanceName, generation: u64, pid: u32, incarnation: u64) {
+        let mut instance = self.instances.get(&name).cloned().unwrap_or_else(|| Instance::new(name));
+        instance.generation = instance.generation.max(generation);
+        instance.last_incarnation = incarnation;
+        instance.rest = Rest::Idle;
+        instance.run = Some(Run::new(pid, incarnation, now, std::time::Duration::ZERO));
+        self.adopt(now, instance, true);
+    }
+
+    /// Health of an adopted process is not known yet.
+    #[must_use]
+    pub fn is_confirming(&self) -> bool {
+        self.instances.values().any(|i| i.run.as_ref().is_some_and(|r| r.unconfirmed.is_some()))
+    }
+
+    /// Nothing is wanted.
+    #[must_use]
+    pub fn wants_nothing(&self) -> bool {
+        self.instances.keys().all(|n| !self.wanted(*n))
+    }
+
+    /// True while an operation is under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.op.is_some()
+    }
+}

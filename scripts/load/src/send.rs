@@ -87,11 +87,13 @@ async fn user(mut client: Client, index: usize, load: Load, shared: Rc<Shared>) 
     let payload = vec![b'x'; load.payload];
     let mut under_way: VecDeque<(u32, Instant)> = VecDeque::new();
     let mut n = 0_u64;
+    // A later run with the same prefix sends new messages, not the same ones again.
+    let life = std::process::id();
     while !shared.stop.get() {
         while under_way.len() < in_flight {
             n += 1;
             let peer = format!("{}{}", load.prefix, peer(&load, index, n));
-            let seq = client.queue_send(&peer, ChannelType::PERSON, &format!("{}-{index}-{n}", load.prefix), &payload)?;
+            let seq = client.queue_send(&peer, ChannelType::PERSON, &format!("{life:x}-{index}-{n}"), &payload)?;
             under_way.push_back((seq, Instant::now()));
         }
         client.flush().await?;

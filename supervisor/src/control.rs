@@ -30,6 +30,8 @@ pub struct Shared {
     pub config: Arc<Config>,
     /// When the supervisor started.
     pub began: Instant,
+    /// Identity of this exec.
+    pub exec: u64,
     /// Status.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Node table.
@@ -168,7 +170,8 @@ pub struct ControlService(pub Shared);
 impl Supervisor for ControlService {
     async fn hello(&self, _: Rq<pb::HelloRequest>) -> Result<Response<pb::HelloReply>, Status> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Ok(Response::new(pb::HelloReply { version, pid: std::process::id(), node_id: self.0.config.node_id.into() }))
+        let node_id = self.0.config.node_id.into();
+        Ok(Response::new(pb::HelloReply { version, pid: std::process::id(), node_id, exec: self.0.exec }))
     }
 
     async fn status(&self, request: Rq<pb::StatusRequest>) -> Result<Response<pb::Snapshot>, Status> {
@@ -218,6 +221,14 @@ impl Supervisor for ControlService {
         let slots = u16::try_from(request.replicas).unwrap_or(u16::MAX);
         let kind = Kind::Scale(daemon, slots);
         self.0.command(Request { kind, names: Vec::new(), key: request.idempotency_key, flags: Flags::default() }, false).await
+    }
+
+    async fn reexec(&self, _: Rq<pb::ReexecRequest>) -> Result<Response<pb::ReexecReply>, Status> {
+        let (answer, failed) = oneshot::channel();
+        self.0.commands.try_send(Command::Reexec(answer)).map_err(|_| Status::resource_exhausted("too many commands are waiting"))?;
+        let refusal = failed.await.map_err(|_| Status::unavailable("the supervisor is ending"))?;
+        let (code, message) = refusal.map_or_else(|r| (r.code, r.message), |()| (0, String::new()));
+        Ok(Response::new(pb::ReexecReply { code, message }))
     }
 
     async fn metrics(&self, _: Rq<pb::MetricsRequest>) -> Result<Response<pb::MetricsReply>, Status> {

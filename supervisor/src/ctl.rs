@@ -13,6 +13,7 @@ use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
 mod find;
 mod ops;
+mod reexec;
 mod status;
 
 pub(crate) use find::replace;
@@ -122,6 +123,8 @@ enum Command {
     },
     /// Timing table of the last start
     Analyze,
+    /// Puts the binary that lies at the supervisor's path now in its place; all daemons go on
+    Reexec,
     /// Metrics of the supervisor and of all daemons, Prometheus text
     Metrics,
     /// Prints a completion script
@@ -210,6 +213,10 @@ async fn run(cli: Cli, env: &Env) -> Result<u8, Failure> {
             return status::run(client, status::Ask { names, watch, deep, output }, env).await;
         }
         Command::Analyze => return analyze(connect(&cli.runtime, cli.node, env).await?).await,
+        Command::Reexec => {
+            let dir = find::node_dir(cli.runtime.as_deref(), cli.node, env)?;
+            return reexec::run(&dir).await;
+        }
         Command::Metrics => {
             let mut client = connect(&cli.runtime, cli.node, env).await?;
             let page = client.metrics(pb::MetricsRequest {}).await?.into_inner().text;

@@ -2,6 +2,7 @@
 
 mod act;
 mod inherit;
+mod replace;
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR2};
 use signal_hook_tokio::Signals;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -17,6 +18,8 @@ use tonic::transport::Channel;
 use wk_proto::node::v1 as node;
 use wk_proto::supervisor::v1 as pb;
 use wk_types::InstanceName;
+
+pub use replace::Sockets;
 
 use crate::backoff::Time;
 use crate::config::Config;
@@ -67,6 +70,7 @@ enum Msg {
     Fact(InstanceName, u64, Fact),
     Ended(InstanceName, u64),
     Quiesced(u64, Report, bool),
+    Tried(Result<(), String>),
 }
 
 /// From the control thread.
@@ -88,6 +92,8 @@ pub enum Command {
         /// Its life.
         incarnation: u64,
     },
+    /// Put the binary that lies there now in our place; there is an answer only when that fails.
+    Reexec(oneshot::Sender<Result<(), Refusal>>),
 }
 
 /// What the control thread answers from.
@@ -156,6 +162,9 @@ pub struct Engine {
     ledger: Ledger,
     zero_ns: Option<u64>,
     hold_until: Option<Instant>,
+    sockets: Option<Sockets>,
+    trial: Option<(u32, replace::Waiter)>,
+    tries: JoinSet<()>,
     counters: Arc<Counters>,
     console: Console,
     notifier: Notifier,
@@ -214,6 +223,9 @@ impl Engine {
             ledger,
             zero_ns: None,
             hold_until: None,
+            sockets: None,
+            trial: None,
+            tries: JoinSet::new(),
             counters,
             console,
             notifier: Notifier::default(),
@@ -232,12 +244,19 @@ impl Engine {
         Self { notifier, passed, ..self }
     }
 
+    /// Able to put another binary in its place.
+    #[must_use]
+    pub fn with_sockets(self, sockets: Sockets) -> Self {
+        Self { sockets: Some(sockets), ..self }
+    }
+
     /// Starts the node and serves until it is told to end. Returns the exit code, and the locks, which are to be held until nothing is left.
     ///
     /// # Errors
     /// The signal handlers cannot be installed.
     pub async fn run(mut self) -> std::io::Result<(u8, Runtime)> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCHLD])?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR2, SIGCHLD])?;
+        crate::reexec::unblock_signals()?;
         self.first = Some(First { op: 0, retries: self.config.start_retries, pause: REFRESH, again_at: None });
         self.inherit();
         loop {
@@ -328,6 +347,10 @@ impl Engine {
         let now = self.now();
         let actions = match msg {
             Msg::Fact(name, generation, fact) => self.table.step(now, name, generation, fact),
+            Msg::Tried(outcome) => {
+                self.tried(outcome);
+                Vec::new()
+            }
             Msg::Quiesced(op, report, done) => {
                 self.table.quiesced(now, op, report, done);
                 Vec::new()
@@ -348,6 +371,7 @@ impl Engine {
                 self.counters.stalls.inc();
                 self.table.stall(name, incarnation);
             }
+            Command::Reexec(answer) => self.reexec(Some(answer)),
             Command::Op { request, supervisor_too, answer } => {
                 let begun = self.begin(request).map(|id| {
                     self.leave |= supervisor_too;
@@ -414,6 +438,7 @@ impl Engine {
                     self.perform(actions);
                 }
             }
+            SIGUSR2 => self.reexec(None),
             SIGQUIT => tracing::info!(table = ?self.table, "state on request"),
             SIGHUP if !self.console.is_terminal() => tracing::info!("SIGHUP: reload is not supported, restart to read the configuration"),
             _ => self.stop_signal(),

@@ -1,17 +1,21 @@
 //! With what a supervisor begins: nothing, or the node of a predecessor that was killed.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
+use rustix::process::Pid;
 use wk_types::{Daemon, InstanceName};
 
-use crate::adopt::{self, Found, Program, Survey};
+use crate::adopt::{self, Found, Marker, Program, Survey};
 use crate::cause::Exit;
 use crate::config::Config;
 use crate::ledger::{Ledger, Saved};
 use crate::listeners::Listeners;
 use crate::notify::Passed;
+use crate::process::Process;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::spec::DaemonSpec;
 use crate::table::{Leaving, Table};
@@ -76,6 +80,43 @@ pub fn find(config: &Config, runtime: &Runtime, passed: &mut Passed) -> Result<H
         Some(saved) => resume((config, runtime), passed, saved, survey),
         None => begin(config, runtime, survey),
     }
+}
+
+/// Goes on after an exec: same process, same children.
+///
+/// # Errors
+/// The epoch cannot be read.
+pub fn go_on(
+    config: &Config,
+    runtime: &Runtime,
+    saved: Saved,
+    mut fds: BTreeMap<String, OwnedFd>,
+    listeners: BTreeMap<String, TcpListener>,
+) -> Result<Heritage, RuntimeError> {
+    let age = Duration::from_nanos(monotonic_ns().saturating_sub(saved.node.zero_ns));
+    let epoch = runtime.epoch()?;
+    let mut table = new_table(config, epoch);
+    let leaving = saved.node.desired.leaving;
+    table.inherit(saved.node.desired, &saved.node.configured);
+    let mut children = Vec::new();
+    for (name, (instance, start_time)) in saved.instances {
+        let run = instance.run.as_ref().map(|r| (r.pid, r.incarnation, r.adopted));
+        let generation = instance.generation;
+        let fd = fds.remove(&name.to_string());
+        if let (Some((pid, incarnation, adopted)), Some(pidfd)) = (run, fd) {
+            let marker = Marker { name, generation, incarnation };
+            let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+            let process = if adopted { Process::adopted(raw, pidfd, &marker.identity()) } else { Process::new(raw, pidfd) };
+            children.push(Found { marker, pid, start_time, process, recorded: true });
+            table.take_back(age, instance);
+        } else {
+            table.adopt(age, instance, false);
+        }
+    }
+    let zero = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+    let listeners = Listeners::inherit(&config.public, listeners);
+    let (dead, ended) = (Vec::new(), Vec::new());
+    Ok(Heritage { table, zero, epoch, listeners, children, dead, leaving, started: saved.node.started, ended })
 }
 
 /// No usable record: what carries our marker is taken over, the rest is started.

@@ -28,6 +28,7 @@ pub mod notify;
 pub mod process;
 mod ready;
 pub mod reap;
+pub mod reexec;
 pub mod report;
 pub mod runtime;
 pub mod service;

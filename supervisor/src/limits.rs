@@ -91,3 +91,5 @@ pub const ADOPT_HOLD: Duration = Duration::from_secs(1);
 pub const INTENT_WAIT: Duration = Duration::from_millis(500);
 /// How long the exit status of a process that is not our child may take to be taken by its parent.
 pub const EXIT_STATUS_WAIT: Duration = Duration::from_millis(200);
+/// Trial run of a new supervisor binary.
+pub const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,5 +1,6 @@
 //! Public listeners: bound once, passed to every generation.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -93,6 +94,20 @@ impl Listeners {
             kept.or_else(copied).or_else(fresh)
         };
         Self { open: wanted.iter().map(|addr| (*addr, regain(addr))).collect() }
+    }
+
+    /// After an exec: what stayed open. Addresses that are new in the file are bound.
+    #[must_use]
+    pub fn inherit(wanted: &[PublicAddr], mut kept: BTreeMap<String, TcpListener>) -> Self {
+        if kept.is_empty() {
+            return Self::default();
+        }
+        Self { open: wanted.iter().map(|addr| (*addr, kept.remove(addr.key).or_else(|| bind(addr.addr).ok()))).collect() }
+    }
+
+    /// Our copies by key.
+    pub fn by_key(&self) -> impl Iterator<Item = (&'static str, &TcpListener)> {
+        self.open.iter().filter_map(|(addr, l)| Some((addr.key, l.as_ref()?)))
     }
 
     /// Names of the listeners that only their daemon holds.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 /// The folders cannot be used.
@@ -42,7 +43,7 @@ pub struct Runtime {
     dir: PathBuf,
     epoch: PathBuf,
     /// Dropped last: whoever gets them may unlink and bind what we made.
-    _locks: [File; 2],
+    locks: [File; 2],
 }
 
 impl Runtime {
@@ -60,7 +61,19 @@ impl Runtime {
             return Err(RuntimeError::Owner(dir.to_path_buf()));
         }
         let locks = [take_lock(&dir.join("lock"))?, take_lock(&own.join("lock"))?];
-        Ok(Self { dir: dir.to_path_buf(), epoch: own.join("epoch"), _locks: locks })
+        Ok(Self { dir: dir.to_path_buf(), epoch: own.join("epoch"), locks })
+    }
+
+    /// The same folders after an exec, with the locks that were never let go.
+    #[must_use]
+    pub fn inherit(dir: &Path, data: &Path, locks: [File; 2]) -> Self {
+        Self { dir: dir.to_path_buf(), epoch: data.join("supervisor/epoch"), locks }
+    }
+
+    /// The locks.
+    #[must_use]
+    pub fn locks(&self) -> [BorrowedFd<'_>; 2] {
+        self.locks.each_ref().map(AsFd::as_fd)
     }
 
     /// Removes the sockets of earlier generations, all but those in `keep`. None of their processes may be left.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -19,11 +20,12 @@ use wk_proto::supervisor::v1::supervisor_server::SupervisorServer;
 use crate::config::{Config, LoadError, Source};
 use crate::console::Console;
 use crate::control::{ControlService, NodeService, Shared};
-use crate::engine::Engine;
+use crate::engine::{Engine, Sockets};
 use crate::heritage::{self, Heritage};
 use crate::limits::{COMMANDS_MAX, NOFILE};
 use crate::metrics::Counters;
 use crate::notify::{self, Beat, Notifier, Passed};
+use crate::reexec::{self, Origin, Taken};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::sys;
 
@@ -132,10 +134,17 @@ pub fn describe(config: &Config) -> u8 {
 pub fn run(options: Options, env: &Env) -> Result<u8, ServiceError> {
     sys::seal_inherited().map_err(failed("close inherited descriptors on exec"))?;
     let mut passed = Passed::take(env).map_err(failed("descriptors passed by systemd"))?;
+    let origin = Origin::here().map_err(failed("find our own binary"))?;
+    if let Some(taken) = reexec::take(env).map_err(failed("state of the binary before us"))? {
+        return go_on(taken, &options, origin, env);
+    }
     let waiter = options.notify_fd.map(sys::inherited).transpose().map_err(failed("--detach-notify-fd"))?;
     let mut console = Console::new(env.get("NO_COLOR").is_some_and(|v| !v.is_empty()), waiter.map(File::from));
     let code = match begin(&options, env, &mut passed, &mut console) {
-        Ok((config, runtime, heritage)) => serve(Arc::new(config), (runtime, heritage), console, (env, passed))?,
+        Ok((config, runtime, heritage)) => {
+            let sockets = [listen(&config.runtime_dir.join("control.sock"))?, listen(&config.runtime_dir.join("node.sock"))?];
+            serve(Arc::new(config), (runtime, heritage), console, Surroundings { env, passed, origin, sockets })?
+        }
         Err(error) => {
             console.to_waiter(&chain(&error));
             console.detached(error.exit());
@@ -143,6 +152,35 @@ pub fn run(options: Options, env: &Env) -> Result<u8, ServiceError> {
         }
     };
     Ok(code)
+}
+
+/// Says whether this binary could take the place of a running one, whose state is on standard input.
+///
+/// # Errors
+/// It could not.
+pub fn trial() -> Result<u8, ServiceError> {
+    reexec::trial().map(|()| 0).map_err(failed("state of the running supervisor"))
+}
+
+/// Takes the place of the binary that was this process before.
+fn go_on(taken: Taken, options: &Options, origin: Origin, env: &Env) -> Result<u8, ServiceError> {
+    let config = Config::load(&options.source, env)?;
+    let Taken { saved, locks, control, nodes, listeners, children } = taken;
+    let runtime = Runtime::inherit(&config.runtime_dir, &config.data_dir, locks);
+    let mut console = Console::new(env.get("NO_COLOR").is_some_and(|v| !v.is_empty()), None);
+    console.line(&format!("supervisor {} goes on with {} processes", env!("CARGO_PKG_VERSION"), children.len()));
+    let heritage = heritage::go_on(&config, &runtime, saved, children, listeners)?;
+    let surroundings = Surroundings { env, passed: Passed::default(), origin, sockets: [control, nodes] };
+    serve(Arc::new(config), (runtime, heritage), console, surroundings)
+}
+
+/// What the supervisor has beside its node.
+struct Surroundings<'a> {
+    env: &'a Env,
+    passed: Passed,
+    origin: Origin,
+    /// For `wkctl`, for the daemons.
+    sockets: [UnixListener; 2],
 }
 
 /// The error and what is below it, in one line.
@@ -205,12 +243,13 @@ fn serve(
     config: Arc<Config>,
     (runtime, heritage): (Runtime, Heritage),
     console: Console,
-    (env, passed): (&Env, Passed),
+    around: Surroundings<'_>,
 ) -> Result<u8, ServiceError> {
     let _low = sys::reserve_low_fds().map_err(failed("open /dev/null"))?;
     let log = logs_to_file(&config)?;
-    let control = listen(&config.runtime_dir.join("control.sock"))?;
-    let nodes = listen(&config.runtime_dir.join("node.sock"))?;
+    let Surroundings { env, passed, origin, sockets: [control, nodes] } = around;
+    let copy = |socket: &UnixListener| socket.as_fd().try_clone_to_owned().map_err(failed("copy a socket"));
+    let sockets = Sockets { origin, control: copy(&control)?, nodes: copy(&nodes)? };
     let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
     let counters = Arc::new(Counters::default());
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start the engine"))?;
@@ -219,13 +258,14 @@ fn serve(
     let shared = Shared {
         config: config.clone(),
         began: Instant::now(),
+        exec: crate::spawn::nonce().map_err(failed("random number"))?,
         snapshot: published.snapshot,
         nodes: published.nodes,
         commands: commands_in,
         counters,
     };
     let (end, ended) = oneshot::channel();
-    let engine = engine.with_systemd(Notifier::new(env, watchdog, beat.clone()), passed);
+    let engine = engine.with_systemd(Notifier::new(env, watchdog, beat.clone()), passed).with_sockets(sockets);
     let thread = control_thread(control, nodes, shared, ended, async move { beat.run(watchdog).await })?;
     let (code, locks) = executor.block_on(engine.run()).map_err(failed("install signal handlers"))?;
     // The engine is gone, so every stream of the control thread has ended; it has a moment to deliver what is queued.

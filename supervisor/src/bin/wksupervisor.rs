@@ -39,6 +39,9 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Reads the state of a running supervisor on standard input: exit code 0 when this binary could go on with it
+    #[command(hide = true)]
+    ReexecTrial,
     /// Ends the daemons that a supervisor left; for ExecStopPost= of a systemd unit, whose variables say whether to
     Reap {
         #[command(flatten)]
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Check { source: SourceArgs { config, data, runtime }, strict } => {
             service::check(&Source { file: config, data, runtime, strict }, &env).map(|config| service::describe(&config))
         }
+        Command::ReexecTrial => service::trial(),
         Command::Reap { source: SourceArgs { config, data, runtime } } => {
             reap::run(&Source { file: config, data, runtime, strict: false }, &env).map(|ended| tell(&ended))
         }

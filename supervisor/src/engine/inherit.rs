@@ -17,7 +17,7 @@ impl Engine {
     /// Takes over what was found, finishes what cannot be left, starts what was not started.
     pub(super) fn inherit(&mut self) {
         let children = std::mem::take(&mut self.heritage.children);
-        let adopted = children.len();
+        let taken = children.len();
         for found in children {
             self.take_over(found);
         }
@@ -26,8 +26,11 @@ impl Engine {
             let actions = self.table.step(self.now(), name, generation, Fact::Exited(exit));
             self.perform(actions);
         }
-        if adopted > 0 {
+        if taken > 0 {
             self.hold_until = Some(Instant::now() + ADOPT_HOLD);
+        }
+        let adopted = self.table.instances().filter(|i| i.run.as_ref().is_some_and(|r| r.adopted)).count();
+        if adopted > 0 {
             self.counters.adopted.inc_by(adopted as u64);
             self.console.line(&format!("adopted {adopted} processes of an earlier supervisor"));
         }

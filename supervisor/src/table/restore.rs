@@ -118,6 +118,20 @@ impl Table {
         }
     }
 
+    /// Takes back a slot whose process is still our child, after an exec of ourselves.
+    pub fn take_back(&mut self, now: Time, mut instance: Instance) {
+        let name = instance.name;
+        if !self.spec.daemons.contains_key(&name.daemon) {
+            return;
+        }
+        if let Some(run) = instance.run.as_mut() {
+            let adopted = run.adopted;
+            run.adopt(now);
+            run.adopted = adopted;
+        }
+        self.instances.insert(name, instance);
+    }
+
     /// Takes over a process that no record knows, found by its marker.
     pub fn adopt_unrecorded(&mut self, now: Time, name: InstanceName, generation: u64, pid: u32, incarnation: u64) {
         let mut instance = self.instances.get(&name).cloned().unwrap_or_else(|| Instance::new(name));

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use wk_proto::node::v1::State;
 use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
-use wk_proto::supervisor::v1::{InstanceStatus, Snapshot, StatusRequest};
+use wk_proto::supervisor::v1::{HelloRequest, InstanceStatus, Snapshot, StatusRequest};
 
 /// Upper bound of every wait; a loaded machine needs a few seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -220,6 +220,22 @@ impl Node {
             }
         };
         assert!(tokio::time::timeout(PATIENCE, look).await.is_ok(), "{pid} lives:\n{}", self.out());
+    }
+
+    /// Waits until another binary has taken the place of the one with this number.
+    pub(crate) async fn seen_exec(&self, before: u64) {
+        let look = async {
+            loop {
+                if let Ok(channel) = wk_rpc::dial(self.runtime().join("control.sock")).await
+                    && let Ok(hello) = SupervisorClient::new(channel).hello(HelloRequest::default()).await
+                    && hello.into_inner().exec != before
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, look).await.is_ok(), "not exchanged:\n{}", self.out());
     }
 
     /// `kill -9` of the supervisor alone.

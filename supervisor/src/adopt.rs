@@ -233,8 +233,13 @@ fn lock_is_held(path: &Path) -> bool {
 /// Kills every process with this marker, each through a handle. Returns how many.
 #[must_use]
 pub fn kill_marked(identity: &str) -> usize {
-    let carries = |pid: u32| environment(pid).is_ok_and(|v| v.value("WK_INSTANCE") == Some(identity.as_bytes()));
-    processes().filter(|pid| carries(*pid) && kill(*pid, || carries(*pid))).count()
+    processes().filter(|pid| carries(*pid, identity) && kill(*pid, || carries(*pid, identity))).count()
+}
+
+/// True when the process has this marker.
+#[must_use]
+pub fn carries(pid: u32, identity: &str) -> bool {
+    environment(pid).is_ok_and(|v| v.value("WK_INSTANCE") == Some(identity.as_bytes()))
 }
 
 /// SIGKILL, if it is still the process that was meant.

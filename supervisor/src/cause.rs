@@ -22,6 +22,8 @@ pub enum Exit {
         /// A core was written.
         core: bool,
     },
+    /// Killed by the kernel because its control group had no memory left.
+    OutOfMemory,
     /// Somebody else reaped it.
     Unknown,
 }
@@ -44,6 +46,8 @@ pub enum Cause {
     Hang(Cow<'static, str>),
     /// The health socket was answered by somebody else.
     Identity(String),
+    /// It ended well before it was ready and left a process behind.
+    Daemonised,
 }
 
 impl Cause {
@@ -53,7 +57,7 @@ impl Cause {
         match self {
             Self::Exit(Exit::Code(code)) => PERMANENT_CODES.contains(code),
             Self::Spawn { permanent, .. } => *permanent,
-            Self::Identity(_) => true,
+            Self::Identity(_) | Self::Daemonised => true,
             Self::Exit(_) | Self::StartTimeout | Self::Hang(_) => false,
         }
     }
@@ -62,7 +66,7 @@ impl Cause {
     #[must_use]
     pub fn heavy(&self) -> bool {
         // A SIGKILL from outside may be anything, also an operator or a storm test: only what is known to be bad waits longer.
-        matches!(self, Self::Hang(_))
+        matches!(self, Self::Hang(_) | Self::Exit(Exit::OutOfMemory))
     }
 
     /// Closed set, for metrics.
@@ -71,11 +75,13 @@ impl Cause {
         match self {
             Self::Exit(Exit::Code(_)) => "exit",
             Self::Exit(Exit::Signal { .. }) => "signal",
+            Self::Exit(Exit::OutOfMemory) => "oom",
             Self::Exit(Exit::Unknown) => "unknown",
             Self::Spawn { .. } => "spawn",
             Self::StartTimeout => "start-timeout",
             Self::Hang(_) => "hang",
             Self::Identity(_) => "identity",
+            Self::Daemonised => "daemonised",
         }
     }
 }
@@ -102,6 +108,7 @@ impl fmt::Display for Exit {
                 let name = signal_name(*signal);
                 write!(f, "signal {signal}{name}{}", if *core { ", core dumped" } else { "" })
             }
+            Self::OutOfMemory => f.write_str("killed by the kernel: out of memory"),
             Self::Unknown => f.write_str("gone, exit status unknown"),
         }
     }
@@ -126,6 +133,7 @@ impl fmt::Display for Cause {
             Self::Spawn { text, .. } => f.write_str(text),
             Self::StartTimeout => f.write_str("not ready before the start timeout"),
             Self::Hang(how) => write!(f, "hang: {how}"),
+            Self::Daemonised => f.write_str("exit 0, and left a process behind: must run in the foreground"),
             Self::Identity(text) => write!(f, "health socket answered by another process: {text}"),
         }
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use wk_config::{ConfigError, Env, Inputs, RuntimeError};
 use wk_types::{Daemon, Pool};
 
+use crate::cgroup::{Choice, Limits};
 use crate::spec::{RestartPolicy, Spec};
 
 /// Where the configuration comes from.
@@ -64,6 +65,8 @@ pub struct Config {
     pub stop_timeout: std::time::Duration,
     /// Attempts after a failed first start.
     pub start_retries: u16,
+    /// Which control groups are used.
+    pub cgroup: Choice,
     /// First log filter.
     pub log_filter: String,
     /// Environment given to the daemons.
@@ -142,6 +145,7 @@ impl Config {
             slots: slots(&config),
             stop_timeout: config.supervisor.stop_timeout,
             start_retries: config.supervisor.start_retries,
+            cgroup: Choice::parse(&config.supervisor.cgroup),
             log_filter: env.get("WK_LOG").map_or_else(|| config.log_filter().to_owned(), str::to_owned),
             child_env: env.iter().filter(|(k, _)| INHERITED.contains(k)).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
             warnings: loaded.warnings,
@@ -198,6 +202,8 @@ fn spec(config: &wk_config::Config) -> Spec {
         spec.start_timeout = policy.start_timeout.unwrap_or(spec.start_timeout);
         spec.term_deadline = policy.stop_timeout.unwrap_or(spec.term_deadline);
         spec.max_restarts = policy.max_restarts;
+        spec.files_max = policy.files_max;
+        spec.limits = Limits { memory_max: policy.memory_max.map(|size| size.0), pids_max: policy.pids_max, cpu_weight: policy.cpu_weight };
         spec.restart = match policy.restart {
             wk_config::Restart::Always => RestartPolicy::Always,
             wk_config::Restart::OnFailure => RestartPolicy::OnFailure,

@@ -30,6 +30,8 @@ pub struct Shared {
     pub config: Arc<Config>,
     /// When the supervisor started.
     pub began: Instant,
+    /// How processes are held together and bounded, in words.
+    pub containment: String,
     /// Identity of this exec.
     pub exec: u64,
     /// Status.
@@ -62,6 +64,7 @@ impl Shared {
             addresses: snapshot.addresses.clone(),
             data_dir: self.config.data_dir.display().to_string(),
             runtime_dir: self.config.runtime_dir.display().to_string(),
+            containment: self.containment.clone(),
         }
     }
 

@@ -1,11 +1,13 @@
 //! The engine: facts in, orders out. Owns every child; runs on the main thread.
 
 mod act;
+mod end;
 mod inherit;
 mod replace;
 
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,14 +24,16 @@ use wk_types::InstanceName;
 pub use replace::Sockets;
 
 use crate::backoff::Time;
+use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::console::Console;
 use crate::heritage::Heritage;
 use crate::ledger::Ledger;
-use crate::limits::{FACTS_MAX, OP_EVENTS_MAX};
+use crate::limits::{FACTS_MAX, OP_EVENTS_MAX, SPARE_FDS};
 use crate::listeners::Listeners;
 use crate::metrics::Counters;
 use crate::notify::{Notifier, Passed};
+use crate::orphans;
 use crate::process::Process;
 use crate::runtime::Runtime;
 use crate::table::{Fact, InstanceView, Kind, Overall, Refusal, Report, Request, State, Table};
@@ -123,6 +127,8 @@ struct Child {
     start_time: u64,
     channel: Channel,
     tasks: JoinSet<()>,
+    /// When its end was seen, while what it left behind is being killed.
+    ended: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -163,6 +169,8 @@ pub struct Engine {
     zero_ns: Option<u64>,
     hold_until: Option<Instant>,
     sockets: Option<Sockets>,
+    cgroups: Option<Cgroups>,
+    spare: Vec<OwnedFd>,
     trial: Option<(u32, replace::Waiter)>,
     tries: JoinSet<()>,
     counters: Arc<Counters>,
@@ -224,6 +232,8 @@ impl Engine {
             zero_ns: None,
             hold_until: None,
             sockets: None,
+            cgroups: None,
+            spare: spare_fds(),
             trial: None,
             tries: JoinSet::new(),
             counters,
@@ -250,6 +260,12 @@ impl Engine {
         Self { sockets: Some(sockets), ..self }
     }
 
+    /// With a control group for each instance.
+    #[must_use]
+    pub fn with_cgroups(self, cgroups: Option<Cgroups>) -> Self {
+        Self { cgroups, ..self }
+    }
+
     /// Starts the node and serves until it is told to end. Returns the exit code, and the locks, which are to be held until nothing is left.
     ///
     /// # Errors
@@ -267,6 +283,7 @@ impl Engine {
                 {
                     tracing::warn!(%err, "record of the children not removed");
                 }
+                self.end_orphans();
                 self.console.detached(code);
                 return Ok((code, self.runtime));
             }
@@ -355,12 +372,7 @@ impl Engine {
                 self.table.quiesced(now, op, report, done);
                 Vec::new()
             }
-            Msg::Ended(name, generation) => {
-                let Some(child) = self.children.remove(&name).filter(|c| c.generation == generation) else { return };
-                let exit = child.process.reap();
-                self.notifier.forget(&Passed::child_name(name));
-                self.table.step(now, name, generation, Fact::Exited(exit))
-            }
+            Msg::Ended(name, generation) => self.on_end(name, generation),
         };
         self.perform(actions);
     }
@@ -388,6 +400,9 @@ impl Engine {
     }
 
     fn begin(&mut self, request: Request) -> Result<u64, Refusal> {
+        if let Kind::Scale(daemon, slots) = request.kind {
+            self.afford(daemon, slots)?;
+        }
         if request.kind == Kind::Start && self.listeners.is_closed() {
             let opened = Listeners::open(&self.config.public, &mut self.passed);
             self.listeners = opened.map_err(|e| Refusal::new(6, format!("start failed: {e}; nothing was started")))?;
@@ -430,6 +445,7 @@ impl Engine {
     fn on_signal(&mut self, signal: i32) {
         match signal {
             SIGCHLD => {
+                orphans::reap(|pid| self.knows(pid));
                 let halted: Vec<(InstanceName, u64)> =
                     self.children.iter().filter(|(_, c)| c.process.halted()).map(|(n, c)| (*n, c.generation)).collect();
                 for (name, generation) in halted {
@@ -466,6 +482,12 @@ impl Engine {
             tracing::error!(%refusal, "stop refused");
         }
     }
+}
+
+/// Descriptors that are given up when there are no others.
+fn spare_fds() -> Vec<OwnedFd> {
+    let null = || std::fs::File::open("/dev/null").map(OwnedFd::from);
+    (0..SPARE_FDS).map_while(|_| null().ok()).collect()
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -106,7 +106,8 @@ pub fn go_on(
         if let (Some((pid, incarnation, adopted)), Some(pidfd)) = (run, fd) {
             let marker = Marker { name, generation, incarnation };
             let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
-            let process = if adopted { Process::adopted(raw, pidfd, &marker.identity()) } else { Process::new(raw, pidfd) };
+            let process =
+                if adopted { Process::adopted(raw, pidfd, &marker.identity()) } else { Process::new(raw, pidfd, &marker.identity()) };
             children.push(Found { marker, pid, start_time, process, recorded: true });
             table.take_back(age, instance);
         } else {

@@ -93,3 +93,7 @@ pub const INTENT_WAIT: Duration = Duration::from_millis(500);
 pub const EXIT_STATUS_WAIT: Duration = Duration::from_millis(200);
 /// Trial run of a new supervisor binary.
 pub const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Descriptors kept for the moment when there are no others. Source: `design/supervisor.md`, row 29.
+pub const SPARE_FDS: usize = 16;
+/// Descriptors that an instance costs the supervisor: pidfd, two connections and their halves, and those of its spawn.
+pub const FDS_PER_INSTANCE: usize = 8;

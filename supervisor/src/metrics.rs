@@ -8,7 +8,7 @@ use wk_telemetry::{CounterVec, IntCounter, Metrics};
 use crate::cause::Cause;
 use crate::table::Sig;
 
-const CAUSES: [&str; 7] = ["exit", "signal", "unknown", "spawn", "start-timeout", "hang", "identity"];
+const CAUSES: [&str; 9] = ["exit", "signal", "unknown", "spawn", "start-timeout", "hang", "identity", "oom", "daemonised"];
 const SIGNALS: [&str; 3] = ["term", "abort", "kill"];
 const RESULTS: [&str; 2] = ["ok", "failed"];
 

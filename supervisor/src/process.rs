@@ -11,17 +11,20 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid};
 
 use crate::cause::Exit;
+use crate::cgroup::Leaf;
 use crate::limits::EXIT_STATUS_WAIT;
 use crate::table::Sig;
-use crate::{adopt, sys};
+use crate::{adopt, orphans, sys};
 
 /// A process of ours: a child that has not been reaped, or one begun by an earlier supervisor.
 #[derive(Debug, Clone)]
 pub struct Process {
     pid: Pid,
     pidfd: Arc<OwnedFd>,
-    /// `Some`: adopted, not our child. Holds the marker in its environment, which all it started carry too.
-    adopted: Option<Arc<str>>,
+    child: bool,
+    /// Marker in its environment, which all it started carry too, unless they took it off.
+    identity: Arc<str>,
+    leaf: Option<Arc<Leaf>>,
 }
 
 /// What a process uses, read on demand.
@@ -36,16 +39,22 @@ pub struct Usage {
 }
 
 impl Process {
-    /// A child of ours.
+    /// A child of ours; `identity` is its `WK_INSTANCE`.
     #[must_use]
-    pub fn new(pid: Pid, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd: Arc::new(pidfd), adopted: None }
+    pub fn new(pid: Pid, pidfd: OwnedFd, identity: &str) -> Self {
+        Self { pid, pidfd: Arc::new(pidfd), child: true, identity: identity.into(), leaf: None }
     }
 
-    /// A process that is not our child; `identity` is its `WK_INSTANCE`.
+    /// A process that is not our child.
     #[must_use]
     pub fn adopted(pid: Pid, pidfd: OwnedFd, identity: &str) -> Self {
-        Self { pid, pidfd: Arc::new(pidfd), adopted: Some(identity.into()) }
+        Self { child: false, ..Self::new(pid, pidfd, identity) }
+    }
+
+    /// In this control group.
+    #[must_use]
+    pub fn within(self, leaf: Option<Leaf>) -> Self {
+        Self { leaf: leaf.map(Arc::new), ..self }
     }
 
     /// Its handle.
@@ -71,7 +80,7 @@ impl Process {
         let watched = sys::readable(self.pidfd.as_fd())?;
         watched.readable().await.map(|mut guard| guard.retain_ready())?;
         let until = Instant::now() + EXIT_STATUS_WAIT;
-        while self.adopted.is_some() && self.status_of_another().is_none() && Instant::now() < until {
+        while !self.child && self.status_of_another().is_none() && Instant::now() < until {
             // Its parent has not taken the status yet, and nothing tells when it does.
             tokio::time::sleep(EXIT_STATUS_WAIT / 40).await;
         }
@@ -100,20 +109,44 @@ impl Process {
         }
     }
 
-    /// Our own leader is unreaped (only [`Self::reap`] does that, and it consumes), so its number still names its own group and no other.
-    /// The number of an adopted one may be another's by now: its processes are found by their marker.
+    /// Its control group where there is one. Else: our own leader is unreaped (only [`Self::reap`] does that, and it consumes), so its number
+    /// still names its own group and no other; the number of an adopted one may be another's, its processes are found by their marker.
     fn kill_group(&self) {
-        if let Some(identity) = &self.adopted {
-            let killed = adopt::kill_marked(identity);
-            if killed > 0 {
-                tracing::info!(identity = &**identity, killed, "processes of an adopted instance killed");
+        if let Some(leaf) = &self.leaf {
+            match leaf.kill() {
+                Ok(()) => return,
+                Err(err) => tracing::warn!(%err, identity = &*self.identity, "control group not killed"),
             }
+        }
+        if !self.child {
+            let killed = adopt::kill_marked(&self.identity);
+            tracing::info!(identity = &*self.identity, killed, "processes of an adopted instance killed");
             return;
         }
         match kill_process_group(self.pid, Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(err) => tracing::warn!(pid = self.pid.as_raw_nonzero().get(), %err, "process group not killed"),
         }
+    }
+
+    /// Kills what it left behind and says how many there were. To be called after [`Self::ended`], until it says 0: only then the slot is
+    /// free. `known`: our children that somebody watches.
+    #[must_use]
+    pub fn clear(&self, known: impl Fn(u32) -> bool) -> usize {
+        if let Some(leaf) = self.leaf.as_ref().filter(|l| l.populated()) {
+            let count = leaf.processes().max(1);
+            self.kill_group();
+            return count;
+        }
+        if !self.child {
+            return adopt::kill_marked(&self.identity);
+        }
+        if self.leaf.is_none() {
+            self.kill_group();
+        }
+        let left = orphans::left_by(self.number(), &self.identity, known);
+        orphans::kill(&left);
+        left.len()
     }
 
     /// The kernel reports a stop (SIGSTOP) since the last question.
@@ -123,11 +156,22 @@ impl Process {
         matches!(status, Ok(Some(status)) if status.stopped())
     }
 
-    /// Kills what is left of its group and takes its exit status. To be called after [`Self::ended`].
+    /// Takes its exit status. To be called after [`Self::clear`].
     #[must_use]
     pub fn reap(self) -> Exit {
-        self.kill_group();
-        if self.adopted.is_some() {
+        let exit = self.exit_status();
+        let starved = self.leaf.as_ref().is_some_and(|leaf| leaf.oom_kills() > 0);
+        if let Some(Err(err)) = self.leaf.as_ref().map(|leaf| leaf.remove()) {
+            tracing::warn!(%err, identity = &*self.identity, "control group not removed");
+        }
+        match exit {
+            Exit::Signal { signal: 9, .. } if starved => Exit::OutOfMemory,
+            exit => exit,
+        }
+    }
+
+    fn exit_status(&self) -> Exit {
+        if !self.child {
             return self.status_of_another().unwrap_or(Exit::Unknown);
         }
         match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {

@@ -17,6 +17,7 @@ use wk_config::Env;
 use wk_proto::node::v1::node_table_server::NodeTableServer;
 use wk_proto::supervisor::v1::supervisor_server::SupervisorServer;
 
+use crate::cgroup::Cgroups;
 use crate::config::{Config, LoadError, Source};
 use crate::console::Console;
 use crate::control::{ControlService, NodeService, Shared};
@@ -25,6 +26,7 @@ use crate::heritage::{self, Heritage};
 use crate::limits::{COMMANDS_MAX, NOFILE};
 use crate::metrics::Counters;
 use crate::notify::{self, Beat, Notifier, Passed};
+use crate::orphans;
 use crate::reexec::{self, Origin, Taken};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::sys;
@@ -255,7 +257,15 @@ fn serve(
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start the engine"))?;
     let (beat, watchdog) = (Arc::new(Beat::default()), notify::watchdog(env));
     let (engine, published) = Engine::new(config.clone(), runtime, heritage, commands, counters.clone(), console);
+    orphans::become_parent().map_err(failed("become the parent of orphans"))?;
+    let cgroups = Cgroups::open(&config.cgroup);
+    let containment = match &cgroups {
+        Ok(cgroups) => cgroups.describe(),
+        Err(why) => format!("process groups and orphans, no limits (cgroup: {why})"),
+    };
+    tracing::info!(containment, "how processes are held together");
     let shared = Shared {
+        containment,
         config: config.clone(),
         began: Instant::now(),
         exec: crate::spawn::nonce().map_err(failed("random number"))?,
@@ -265,7 +275,7 @@ fn serve(
         counters,
     };
     let (end, ended) = oneshot::channel();
-    let engine = engine.with_systemd(Notifier::new(env, watchdog, beat.clone()), passed).with_sockets(sockets);
+    let engine = engine.with_systemd(Notifier::new(env, watchdog, beat.clone()), passed).with_sockets(sockets).with_cgroups(cgroups.ok());
     let thread = control_thread(control, nodes, shared, ended, async move { beat.run(watchdog).await })?;
     let (code, locks) = executor.block_on(engine.run()).map_err(failed("install signal handlers"))?;
     // The engine is gone, so every stream of the control thread has ended; it has a moment to deliver what is queued.

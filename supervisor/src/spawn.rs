@@ -16,10 +16,11 @@ use wk_types::{Daemon, InstanceName};
 
 use crate::adopt::Marker;
 use crate::cause::Cause;
+use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::limits::LOG_BYTES_MAX;
 use crate::spec::DaemonSpec;
-use crate::sys;
+use crate::sys::{self, Prelude};
 
 /// First descriptor number of what is passed.
 const FIRST_FD: i32 = 3;
@@ -48,6 +49,8 @@ pub struct Order<'a> {
     pub slots: u16,
     /// Public listeners by name.
     pub public: Vec<(&'static str, OwnedFd)>,
+    /// Where its control group is made.
+    pub cgroups: Option<&'a Cgroups>,
 }
 
 /// Starts a generation.
@@ -78,7 +81,8 @@ pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
     command.env("WK_LISTEN_FDNAMES", fds.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(":"));
     let errors = log.try_clone().map_err(|e| passing("log", &e))?;
     command.stdin(Stdio::null()).stdout(Stdio::from(log)).stderr(Stdio::from(errors)).current_dir("/");
-    sys::own_session(&mut command);
+    let group = order.cgroups.map(|c| c.make(&c.leaf(name), &spec.limits)).transpose().map_err(|e| passing("control group", &e))?;
+    sys::before_exec(&mut command, Prelude { group, files_max: spec.files_max });
     let mappings = (FIRST_FD..).zip(fds).map(|(child_fd, (_, parent_fd))| FdMapping { parent_fd, child_fd }).collect();
     command.fd_mappings(mappings).map_err(|e| permanent(e.to_string()))?;
     let began = Instant::now();
@@ -87,8 +91,16 @@ pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
     let exec = began.elapsed();
     drop(command);
     let pid = Pid::from_child(&child);
+    sacrifice(child.id(), spec.oom_score);
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|e| unwatched(child, e.into()))?;
     Ok(Spawned { pid, pidfd, log_offset, exec })
+}
+
+/// Says who goes first when memory runs out. Raising needs no right; where lowering does, the score stays.
+fn sacrifice(pid: u32, score: i16) {
+    if let Err(err) = fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
+        tracing::debug!(pid, score, %err, "OOM score not set");
+    }
 }
 
 /// `link`, or `link.<pool>` in a process of several pools.
@@ -118,7 +130,13 @@ fn exec_error(exe: &Path, error: &io::Error) -> Cause {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     let permanent =
         matches!(errno, Some(Errno::NOENT | Errno::ACCESS | Errno::NOEXEC | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::LIBBAD));
-    Cause::Spawn { text: format!("cannot execute {}: {error}", exe.display()), permanent }
+    let text = match errno {
+        Some(Errno::AGAIN) => format!("spawn:EAGAIN: no more processes (pids.max of the cgroup, RLIMIT_NPROC, kernel.pid_max): {error}"),
+        Some(Errno::NOMEM) => format!("spawn:ENOMEM: no memory for a process (memory.max of the cgroup, overcommit): {error}"),
+        Some(Errno::MFILE | Errno::NFILE) => format!("spawn:EMFILE: no more descriptors (RLIMIT_NOFILE, fs.file-max): {error}"),
+        _ => format!("cannot execute {}: {error}", exe.display()),
+    };
+    Cause::Spawn { text, permanent }
 }
 
 /// The lock follows the child's life: it is released when the last process that inherited it is gone.
@@ -175,4 +193,36 @@ fn open_log(path: &Path) -> io::Result<(File, u64)> {
     let file = OpenOptions::new().create(true).append(true).open(path)?;
     let offset = file.metadata()?.len();
     Ok((file, offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_31_a_child_without_a_handle_is_killed() {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id();
+        let cause = unwatched(child, io::Error::from_raw_os_error(libc::EMFILE));
+        assert!(!cause.permanent() && cause.to_string().starts_with("pidfd_open: "), "{cause}");
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "killed and reaped");
+    }
+
+    #[test]
+    fn row_30_a_fork_that_fails_is_tried_again_and_names_the_limit() {
+        let cause = |errno| exec_error(Path::new("/x/wk-api"), &io::Error::from_raw_os_error(errno));
+        for (errno, name) in [(libc::EAGAIN, "spawn:EAGAIN"), (libc::ENOMEM, "spawn:ENOMEM"), (libc::EMFILE, "spawn:EMFILE")] {
+            let cause = cause(errno);
+            assert!(!cause.permanent() && cause.to_string().starts_with(name), "{cause}");
+        }
+        assert!(cause(libc::EAGAIN).to_string().contains("pids.max"), "{}", cause(libc::EAGAIN));
+    }
+
+    #[test]
+    fn row_7_what_cannot_be_executed_is_not_tried_again() {
+        for errno in [libc::ENOENT, libc::EACCES, libc::ENOEXEC, libc::ELIBBAD] {
+            let cause = exec_error(Path::new("/x/wk-api"), &io::Error::from_raw_os_error(errno));
+            assert!(cause.permanent() && cause.to_string().contains("/x/wk-api"), "{cause}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use wk_types::{Daemon, Pool};
 
 use crate::cause::{Cause, Exit};
+use crate::cgroup::Limits;
 use crate::limits::{TERM_DEADLINE, TERM_DEADLINE_CLUSTER, TERM_DEADLINE_GATEWAY};
 
 /// One kind of daemon.
@@ -31,6 +32,12 @@ pub struct DaemonSpec {
     pub restart: RestartPolicy,
     /// Restarts before it is given up; 0: never given up.
     pub max_restarts: u32,
+    /// Bounds by its control group, where there is one.
+    pub limits: Limits,
+    /// Limit of descriptors; not set: that of the supervisor.
+    pub files_max: Option<u64>,
+    /// `oom_score_adj`: who goes first when the machine has no memory left. Source: `design/supervisor.md` §4.13.
+    pub oom_score: i16,
 }
 
 /// Which exits are followed by a restart.
@@ -96,16 +103,22 @@ impl Spec {
             start_timeout,
             restart: RestartPolicy::Always,
             max_restarts: 0,
+            limits: Limits::default(),
+            files_max: None,
+            oom_score: 200,
         };
-        let worker = |pool, requires: &[Daemon]| DaemonSpec { args: vec!["--pool", pool], ..plain("wk-worker", requires) };
+        let worker = |pool, requires: &[Daemon]| DaemonSpec { args: vec!["--pool", pool], oom_score: 500, ..plain("wk-worker", requires) };
         let daemons = BTreeMap::from([
-            (Cluster, DaemonSpec { term_deadline: TERM_DEADLINE_CLUSTER, ..plain("wk-cluster", &[]) }),
+            (Cluster, DaemonSpec { term_deadline: TERM_DEADLINE_CLUSTER, oom_score: 0, ..plain("wk-cluster", &[]) }),
             (Gateway, DaemonSpec { admits: true, term_deadline: TERM_DEADLINE_GATEWAY, ..plain("wk-gateway", &[Cluster]) }),
             (Api, DaemonSpec { admits: true, ..plain("wk-api", &[Cluster, Gateway]) }),
             (user, worker("user", &[Cluster, Gateway, Api])),
             (channel, worker("channel", &[Cluster, Gateway, Api])),
             (push, worker("push", &[Cluster, Gateway, Api, channel])),
-            (PluginHost, DaemonSpec { required: false, ..plain("wk-plugin-host", &[Cluster, Gateway, Api, user, channel, push]) }),
+            (
+                PluginHost,
+                DaemonSpec { required: false, oom_score: 900, ..plain("wk-plugin-host", &[Cluster, Gateway, Api, user, channel, push]) },
+            ),
         ]);
         Self { daemons }
     }

@@ -1,20 +1,43 @@
 //! The only unsafe code of the supervisor.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
+use rustix::process::{Resource, Rlimit};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::limits::LOW_FDS;
 
-/// Lets the child lead its own session, so that the terminal's signals do not reach it and its group can be killed as a whole.
+/// What a child does to itself between fork and exec.
+#[derive(Debug)]
+pub(crate) struct Prelude {
+    /// `cgroup.procs` of its leaf.
+    pub(crate) group: Option<File>,
+    /// Limit of descriptors.
+    pub(crate) files_max: Option<u64>,
+}
+
+/// Lets the child lead its own session, so that the terminal's signals do not reach it and its group can be killed as a whole; puts it into
+/// its control group before it can start anything; bounds its descriptors; takes the way to other privileges from it.
 #[expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
-pub(crate) fn own_session(command: &mut Command) {
-    let hook = || rustix::process::setsid().map(|_| ()).map_err(io::Error::from);
-    // SAFETY: the hook makes one system call and neither allocates nor takes locks, so it may run in the child of a process with threads.
+pub(crate) fn before_exec(command: &mut Command, prelude: Prelude) {
+    let hook = move || {
+        rustix::process::setsid()?;
+        if let Some(group) = &prelude.group {
+            (&mut &*group).write_all(b"0")?;
+        }
+        if prelude.files_max.is_some() {
+            let limit = Rlimit { current: prelude.files_max, maximum: prelude.files_max };
+            rustix::process::setrlimit(Resource::Nofile, limit)?;
+        }
+        nix::sys::prctl::set_no_new_privs().map_err(io::Error::from)
+    };
+    // SAFETY: the hook makes four system calls at most and neither allocates nor takes locks, so it may run in the child of a process with
+    // threads.
     unsafe { command.pre_exec(hook) };
 }
 

@@ -65,6 +65,8 @@ pub enum Fact {
     Identity(String),
     /// The kernel says that the process was stopped (SIGSTOP).
     Halted,
+    /// The process has ended; something that it had started lived on and was killed.
+    LeftBehind,
     /// The process ended and was reaped; its group is dead.
     Exited(Exit),
 }

@@ -83,12 +83,17 @@ impl Engine {
         if let Err(err) = self.ledger.intend(Intent { name: name.to_string(), generation, incarnation }) {
             tracing::error!(%err, "intent of a fork not saved");
         }
-        let order = Order { config: &self.config, marker: &marker, slots: self.table.slots(name.daemon), public };
+        let slots = self.table.slots(name.daemon);
+        let order = Order { config: &self.config, marker: &marker, slots, public, cgroups: self.cgroups.as_ref() };
         let spawned = match spawn::spawn(order) {
             Ok(spawned) => spawned,
-            Err(cause) => return Fact::SpawnFailed(cause),
+            Err(cause) => {
+                // If it was for want of descriptors, the next try has these.
+                self.spare.clear();
+                return Fact::SpawnFailed(cause);
+            }
         };
-        let process = Process::new(spawned.pid, spawned.pidfd);
+        let process = Process::new(spawned.pid, spawned.pidfd, &marker.identity());
         let pid = process.number();
         self.log_offsets.insert(name, spawned.log_offset);
         let start_time = crate::process::start_time(pid).unwrap_or(0);

@@ -81,13 +81,16 @@ impl Engine {
         let (health, _) = self.config.sockets(name, generation);
         let channel = wk_rpc::dial_lazy(health.clone());
         let facts = FactSender { tx: self.tx.clone(), name, generation };
+        let identity = found.marker.identity();
+        let Found { pid, start_time, process, .. } = found;
+        let leaf = self.cgroups.as_ref().map(|c| c.leaf(name)).filter(|leaf| leaf.holds(pid));
+        let process = process.within(leaf);
         let mut tasks = JoinSet::new();
-        tasks.spawn(ready::watch(health, found.marker.identity(), facts.clone(), up));
+        tasks.spawn(ready::watch(health, identity, facts.clone(), up));
         tasks.spawn(ready::live(channel.clone(), facts));
-        tasks.spawn(ended(found.process.clone(), self.tx.clone(), name, generation));
-        let Found { start_time, process, .. } = found;
+        tasks.spawn(ended(process.clone(), self.tx.clone(), name, generation));
         self.notifier.store(&Passed::child_name(name), process.pidfd());
-        self.children.insert(name, Child { generation, process, start_time, channel, tasks });
+        self.children.insert(name, Child { generation, process, start_time, channel, tasks, ended: None });
     }
 
     /// Node table and snapshot of a predecessor stand until the health of its processes is known: to the daemons nothing has happened.

@@ -112,7 +112,7 @@ async fn watch(trial: Trial, tx: mpsc::Sender<Msg>) {
 async fn judge(mut trial: Trial) -> Result<(), String> {
     let pid = Pid::from_child(&trial);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| e.to_string())?;
-    let ended = tokio::time::timeout(TRIAL_TIMEOUT, Process::new(pid, pidfd).ended()).await;
+    let ended = tokio::time::timeout(TRIAL_TIMEOUT, Process::new(pid, pidfd, "").ended()).await;
     let late = !matches!(ended, Ok(Ok(())));
     if late {
         trial.kill().map_err(|e| e.to_string())?;

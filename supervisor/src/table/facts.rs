@@ -55,6 +55,7 @@ impl Table {
             Fact::HealthLost => self.end(now, name, Some(Cause::Hang("health connection lost".into())), EndStep::Abort),
             Fact::Identity(text) => self.end(now, name, Some(Cause::Identity(text)), EndStep::Kill),
             Fact::Halted => self.probe(name),
+            Fact::LeftBehind => run.left_behind = true,
             Fact::Spawned { .. } | Fact::SpawnFailed(_) | Fact::Exited(_) => {}
         }
     }
@@ -100,7 +101,9 @@ impl Table {
         match run.ending {
             Some(Ending { cause: None, .. }) => self.note(name, outcome != Outcome::Clean, format!("stopped ({exit})")),
             ending => {
-                let cause = ending.and_then(|e| e.cause).unwrap_or(Cause::Exit(exit));
+                let daemonised = exit == Exit::Code(0) && run.left_behind && run.times.ready.is_none();
+                let own = if daemonised { Cause::Daemonised } else { Cause::Exit(exit) };
+                let cause = ending.and_then(|e| e.cause).unwrap_or(own);
                 self.crashed(now, name, cause, run.times.ready.map(|at| now.saturating_sub(at)));
             }
         }

@@ -146,6 +146,8 @@ pub struct Run {
     pub adopted: bool,
     /// Adopted then, no health answer since.
     pub unconfirmed: Option<Time>,
+    /// What it had started outlived it.
+    pub left_behind: bool,
 }
 
 impl Run {
@@ -163,6 +165,7 @@ impl Run {
             times: Times { spawn, exec, ..Times::default() },
             adopted: false,
             unconfirmed: None,
+            left_behind: false,
         }
     }
 

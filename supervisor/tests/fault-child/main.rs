@@ -15,6 +15,9 @@
 //! | `drain=MS` | takes that long to end |
 //! | `wrong-nonce` | answers as somebody else |
 //! | `grandchild` | leaves a process in its group behind |
+//! | `grandchild-session` | the same, in a session of its own |
+//! | `orphan` | starts a process whose parent ends at once and that ends soon after |
+//! | `daemonise` | leaves a process behind and ends with 0, before it serves anything |
 //! | `unsettled=N` | reports work that never ends |
 
 use std::fs::{self, OpenOptions};
@@ -83,6 +86,24 @@ impl Child {
             tokio::time::sleep(after).await;
             std::process::exit(1);
         }
+    }
+
+    fn start_others(&self) -> anyhow::Result<()> {
+        let start = |program: &str, args: &[&str]| anyhow::Ok(std::process::Command::new(program).args(args).spawn()?.id());
+        if self.has("grandchild") {
+            self.event(&format!("grandchild {}", start("sleep", &["1000"])?));
+        }
+        if self.has("grandchild-session") {
+            self.event(&format!("grandchild {}", start("setsid", &["sleep", "1000"])?));
+        }
+        if self.has("orphan") {
+            start("sh", &["-c", "(sleep 0.1; exit 3) & exit 0"])?;
+        }
+        if self.has("daemonise") {
+            self.event(&format!("grandchild {}", start("setsid", &["sleep", "1000"])?));
+            std::process::exit(0);
+        }
+        Ok(())
     }
 
     fn exit_on_usr1(&self) -> anyhow::Result<()> {
@@ -181,10 +202,7 @@ fn main() -> anyhow::Result<()> {
         if let Some(code) = child.value("exit") {
             std::process::exit(code.parse()?);
         }
-        if child.has("grandchild") {
-            let sleeper = std::process::Command::new("sleep").arg("1000").spawn()?;
-            child.event(&format!("grandchild {}", sleeper.id()));
-        }
+        child.start_others()?;
         tokio::time::sleep(child.ms("slow-init").unwrap_or_default()).await;
         child.say(false).await;
         child.health.set_service_status("wk.live", ServingStatus::Serving).await;

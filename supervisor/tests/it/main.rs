@@ -4,6 +4,7 @@ mod adopt;
 mod control;
 mod crash;
 mod node;
+mod process;
 mod reexec;
 mod start;
 mod stop;

@@ -187,6 +187,8 @@ section! {
         stop_timeout: Duration = s(75), "stopTimeout", ms(100)..=h(1);
         /// Attempts after a failed start. Default 0.
         start_retries: u16 = 0, "startRetries", 0..=100;
+        /// Control groups (v2) for the daemons: `auto` (those that systemd delegates), `off`, or a folder of the tree. Default auto.
+        cgroup: String = "auto".into(), "cgroup";
     }
     sections {
         /// Per daemon, `supervisor.daemons.<name>.*`.
@@ -228,6 +230,12 @@ section! {
         max_restarts: u32 = 0, "maxRestarts";
         /// Memory limit of the daemon's cgroup; not set: none.
         memory_max: Option<ByteSize> = None, "memoryMax";
+        /// Processes and threads in the daemon's cgroup; not set: no limit.
+        pids_max: Option<u32> = None, "pidsMax";
+        /// CPU weight of the daemon's cgroup, 1 to 10000; not set: 100.
+        cpu_weight: Option<u16> = None, "cpuWeight";
+        /// Limit of open descriptors; not set: that of the supervisor.
+        files_max: Option<u64> = None, "filesMax";
     }
 }
 

@@ -1,0 +1,71 @@
+//! The end of a process, and of what it leaves behind; descriptors.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, getrlimit};
+use wk_types::{Daemon, InstanceName};
+
+use super::{Engine, Msg, spare_fds};
+use crate::limits::{FDS_PER_INSTANCE, KILL_GRACE, SPARE_FDS};
+use crate::notify::Passed;
+use crate::table::{Action, Fact, Refusal};
+use crate::{adopt, orphans};
+
+/// Pause between two looks at what a dead process left.
+const LOOK: Duration = Duration::from_millis(1);
+
+impl Engine {
+    /// The slot is free when nothing of its last generation lives.
+    pub(super) fn on_end(&mut self, name: InstanceName, generation: u64) -> Vec<Action> {
+        let Some(child) = self.children.get(&name).filter(|c| c.generation == generation) else { return Vec::new() };
+        let left = child.process.clear(|pid| self.knows(pid));
+        let Some(child) = self.children.get_mut(&name) else { return Vec::new() };
+        let first = child.ended.is_none();
+        let since = *child.ended.get_or_insert_with(Instant::now);
+        if left > 0 && since.elapsed() < KILL_GRACE {
+            let tx = self.tx.clone();
+            child.tasks.spawn(async move {
+                tokio::time::sleep(LOOK).await;
+                tx.send(Msg::Ended(name, generation)).await.unwrap_or_default();
+            });
+            return if first { self.table.step(self.now(), name, generation, Fact::LeftBehind) } else { Vec::new() };
+        }
+        if left > 0 {
+            tracing::error!(%name, left, "left behind and not killable");
+        }
+        let Some(child) = self.children.remove(&name) else { return Vec::new() };
+        let exit = child.process.reap();
+        self.notifier.forget(&Passed::child_name(name));
+        self.spare.extend(spare_fds().into_iter().take(SPARE_FDS - self.spare.len()));
+        self.table.step(self.now(), name, generation, Fact::Exited(exit))
+    }
+
+    /// A child whose end somebody waits for.
+    pub(super) fn knows(&self, pid: u32) -> bool {
+        self.children.values().any(|c| c.process.number() == pid) || self.trial.as_ref().is_some_and(|(trial, _)| *trial == pid)
+    }
+
+    /// Nothing that our daemons started outlives us.
+    pub(super) fn end_orphans(&mut self) {
+        if self.children.is_empty() && orphans::any(|pid| self.knows(pid)) {
+            let ended = adopt::end_leftovers(self.runtime.dir());
+            tracing::info!(?ended, "orphans ended");
+        }
+    }
+
+    /// Refuses a scale for which there are no descriptors.
+    pub(super) fn afford(&self, daemon: Daemon, slots: u16) -> Result<(), Refusal> {
+        let more = usize::from(slots.saturating_sub(self.table.slots(daemon)));
+        let used = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        let needed = used + more * FDS_PER_INSTANCE;
+        match getrlimit(Resource::Nofile).current {
+            Some(limit) if u64::try_from(needed).is_ok_and(|n| n > limit) => {
+                let text = format!(
+                    "{slots} slots of {daemon} need {needed} descriptors, the supervisor may have {limit} (LimitNOFILE=, ulimit -n)"
+                );
+                Err(Refusal::new(75, text))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -24,6 +24,9 @@ pub struct Received {
     pub body: Bytes,
 }
 
+/// Most positions that a sender may leave out at once: its ring is far smaller.
+const SKIP_MAX: u64 = 1 << 24;
+
 /// State kept for one sender incarnation, across its streams.
 #[derive(Debug, Default)]
 pub struct Inbox {
@@ -60,75 +63,52 @@ impl Inbox {
             self.received = first - 1;
             self.base = first;
         }
-        let mut position = first.max(1);
-        while position <= self.received {
-            if !self.is_open(position) {
+        let first = first.max(1);
+        let settled = self.base.min(self.received + 1).saturating_sub(first);
+        if settled > 0 {
+            self.fresh.push((first, settled));
+        }
+        for (position, open) in (self.base..).zip(&self.open) {
+            if position >= first && !*open {
                 push_range(&mut self.fresh, position);
             }
-            position += 1;
         }
         self.dirty = true;
-    }
-
-    fn is_open(&self, position: Position) -> bool {
-        position.checked_sub(self.base).and_then(|i| usize::try_from(i).ok()).and_then(|i| self.open.get(i)).copied().unwrap_or(false)
     }
 
     /// Decodes a batch and takes what is new; items seen before are dropped.
     ///
     /// # Errors
-    /// When the bytes are no items: the stream must be refused.
+    /// When the bytes are no items: nothing was taken, the stream must be refused.
     pub fn on_batch(&mut self, first: Position, items: &Bytes) -> Result<Vec<Received>, DecodeError> {
-        let mut taken = Vec::new();
-        let mut r = Reader::new(items);
-        let mut position = first;
-        while !r.is_empty() {
-            let len = usize::try_from(r.u32("length")?).map_err(|_| DecodeError::Range("length"))?;
-            let kind = r.u8("kind")?;
-            let flags = r.u8("flags")?;
-            let bucket = r.u16("bucket")?;
-            let gap = r.u16("gap")?;
-            let body = items.slice_ref(r.take(len, "body")?);
-            if kind == KIND_GAP {
-                self.skip(position, u64::from(gap));
-                position += u64::from(gap) * u64::from(first != 0);
-                continue;
-            }
-            let kind = Kind::from_u8(kind).ok_or(DecodeError::Range("kind"))?;
-            let bucket = Bucket::from_index(bucket).ok_or(DecodeError::Range("bucket"))?;
-            let replay = flags & FLAG_REPLAY != 0;
-            if first == 0 {
-                taken.push(Received { position: 0, kind, replay, bucket, body });
-                continue;
-            }
-            if position > self.received {
-                self.skip(self.received + 1, position - self.received - 1);
-                self.open.push_back(true);
-                self.open_count += 1;
-                self.received = position;
-                taken.push(Received { position, kind, replay, bucket, body });
-            }
-            position += 1;
+        let (mut taken, end) = decode(first, items)?;
+        if first == 0 {
+            return Ok(taken);
         }
-        self.dirty |= first != 0;
+        if end.saturating_sub(self.received) > SKIP_MAX {
+            return Err(DecodeError::Range("position"));
+        }
+        taken.retain(|item| item.position > self.received);
+        for item in &taken {
+            self.skip_to(item.position - 1);
+            self.open.push_back(true);
+            self.open_count += 1;
+            self.received = item.position;
+        }
+        self.skip_to(end - 1);
+        self.dirty = true;
         Ok(taken)
     }
 
-    /// Positions the sender has no item for any more.
-    fn skip(&mut self, from: Position, count: u64) {
-        for position in from..from.saturating_add(count) {
-            if position != self.received + 1 {
-                continue;
-            }
-            if self.open.is_empty() {
-                self.base = position + 1;
-            } else {
-                self.open.push_back(false);
-            }
-            self.received = position;
-        }
+    /// Positions up to `last` that the sender has no item for any more.
+    fn skip_to(&mut self, last: Position) {
         if self.open.is_empty() {
+            self.received = self.received.max(last);
             self.base = self.received + 1;
+        }
+        while self.received < last {
+            self.open.push_back(false);
+            self.received += 1;
         }
     }
 
@@ -161,6 +141,31 @@ impl Inbox {
         self.dirty = false;
         Some((self.received, std::mem::take(&mut self.fresh)))
     }
+}
+
+/// The items of a batch whose first position is `first` (0: items without positions), and the position behind the batch.
+fn decode(first: Position, items: &Bytes) -> Result<(Vec<Received>, Position), DecodeError> {
+    let mut taken = Vec::new();
+    let mut r = Reader::new(items);
+    let mut position = first;
+    while !r.is_empty() {
+        let len = usize::try_from(r.u32("length")?).map_err(|_| DecodeError::Range("length"))?;
+        let kind = r.u8("kind")?;
+        let flags = r.u8("flags")?;
+        let bucket = r.u16("bucket")?;
+        let gap = r.u16("gap")?;
+        let body = items.slice_ref(r.take(len, "body")?);
+        let step = if kind == KIND_GAP { u64::from(gap) } else { 1 };
+        if kind != KIND_GAP {
+            let kind = Kind::from_u8(kind).ok_or(DecodeError::Range("kind"))?;
+            let bucket = Bucket::from_index(bucket).ok_or(DecodeError::Range("bucket"))?;
+            taken.push(Received { position, kind, replay: flags & FLAG_REPLAY != 0, bucket, body });
+        }
+        if first != 0 {
+            position = position.checked_add(step).ok_or(DecodeError::Range("position"))?;
+        }
+    }
+    Ok((taken, position))
 }
 
 /// Adds one position to ranges, widening the last one where it fits.

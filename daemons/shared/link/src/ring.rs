@@ -314,18 +314,20 @@ impl Ring {
             return None;
         }
         let mut items = BytesMut::new();
+        let mut gap_at = None;
         let mut count: u32 = 0;
         let mut position = first;
         while position < self.end() && position <= last_max && (count as usize) < items_max && items.len() < BATCH_BYTES_MAX {
             let replay = position <= self.sent_ever;
             let Some(entry) = self.entry(position) else { break };
             if entry.done {
-                put_gap(&mut items);
+                put_gap(&mut items, &mut gap_at);
             } else {
                 if count > 0 && items.len() + entry.body.len() > BATCH_BYTES_MAX {
                     break;
                 }
                 put_item(&mut items, entry.kind as u8, if replay { FLAG_REPLAY } else { 0 }, entry.bucket, &entry.body);
+                gap_at = None;
                 count += 1;
             }
             position += 1;
@@ -417,19 +419,17 @@ pub(crate) fn put_item(out: &mut BytesMut, kind: u8, flags: u8, bucket: Bucket, 
     out.put_slice(body);
 }
 
-/// Appends a gap of one position, or widens the gap that ends the batch.
-fn put_gap(out: &mut BytesMut) {
-    let len = out.len();
-    // The tail of a gap frame is its u16 count; a gap frame starts with length 0 and kind 0, which no item has.
-    if let Some(tail) = len.checked_sub(ITEM_HEAD_BYTES).and_then(|at| out.get_mut(at..))
-        && let Some((head, count)) = tail.split_last_chunk_mut::<2>()
-        && head == [0; ITEM_HEAD_BYTES - 2]
-        && *count != [0, 0]
-        && u16::from_le_bytes(*count) < u16::MAX
+/// Appends a gap of one position, or widens the gap that ends the batch; `gap_at` is where that one begins. The bytes alone do not tell:
+/// the end of a body may look like a gap.
+fn put_gap(out: &mut BytesMut, gap_at: &mut Option<usize>) {
+    if let Some(tail) = gap_at.and_then(|at| out.get_mut(at..))
+        && let Some(count) = tail.last_chunk_mut::<2>()
+        && let Some(wider) = u16::from_le_bytes(*count).checked_add(1)
     {
-        *count = (u16::from_le_bytes(*count) + 1).to_le_bytes();
+        *count = wider.to_le_bytes();
         return;
     }
+    *gap_at = Some(out.len());
     out.put_slice(&[0; ITEM_HEAD_BYTES - 2]);
     out.put_u16_le(1);
 }

@@ -10,8 +10,13 @@ fn bucket() -> Bucket {
 }
 
 fn push(ring: &mut Ring, n: u8, keep: Keep) -> Position {
-    let item = Outgoing { bucket: bucket(), kind: Kind::Send, body: Bytes::copy_from_slice(&[n]), keep };
-    ring.push(item, Then::Token(u64::from(n) + 1))
+    push_body(ring, &[n], keep)
+}
+
+fn push_body(ring: &mut Ring, body: &[u8], keep: Keep) -> Position {
+    let item = Outgoing { bucket: bucket(), kind: Kind::Send, body: Bytes::copy_from_slice(body), keep };
+    let token = u64::from(body.first().copied().unwrap_or(0)) + 1;
+    ring.push(item, Then::Token(token))
 }
 
 fn pump(ring: &mut Ring, inbox: &mut Inbox) -> Vec<u8> {
@@ -58,6 +63,24 @@ fn a_new_receiver_gets_what_is_unsettled_in_order_and_at_once() {
     let batch = ring.next_batch().expect("everything");
     let items = second.on_batch(batch.first, &batch.items).expect("own bytes");
     assert_eq!(items.iter().map(|i| (i.body[0], i.replay)).collect::<Vec<_>>(), [(0, true), (2, true), (3, true), (4, false)]);
+}
+
+#[test]
+fn a_body_that_ends_like_a_gap_is_left_alone() {
+    let (mut ring, mut inbox) = (Ring::default(), Inbox::default());
+    let like_a_gap = [0, 0, 0, 0, 0, 0, 0, 0, 5, 0];
+    push_body(&mut ring, &like_a_gap, Keep::UntilSettled);
+    push(&mut ring, 1, Keep::UntilSettled);
+    push(&mut ring, 2, Keep::UntilSettled);
+    pump(&mut ring, &mut inbox);
+    inbox.settle(2);
+    let (received, settled) = inbox.take_report().expect("something to say");
+    ring.on_report(received, &settled, &mut Vec::new());
+    ring.on_stream(0, Meets::AfterDeath(None));
+    let batch = ring.next_batch().expect("a replay");
+    let items = Inbox::default().on_batch(batch.first, &batch.items).expect("own bytes");
+    let got: Vec<_> = items.iter().map(|i| (i.position, &i.body[..])).collect();
+    assert_eq!(got, [(1, &like_a_gap[..]), (3, &[2][..])]);
 }
 
 #[test]
@@ -135,7 +158,7 @@ fn a_lost_report_is_told_again() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Push(bool),
+    Push(bool, Vec<u8>),
     SettleOldest,
     SettleNewest,
     SettleLocally,
@@ -144,9 +167,14 @@ enum Step {
     Death(bool),
 }
 
+/// Bodies full of what the framing itself is made of.
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(prop_oneof![6 => Just(0), 1 => 0_u8..8, 1 => any::<u8>()], 0..24)
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        8 => any::<bool>().prop_map(Step::Push),
+        8 => (any::<bool>(), body()).prop_map(|(kept, body)| Step::Push(kept, body)),
         3 => Just(Step::SettleOldest),
         3 => Just(Step::SettleNewest),
         1 => Just(Step::SettleLocally),
@@ -158,13 +186,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever breaks: each kept item is settled by somebody or poisoned, none is handed twice to one life, and each life sees ascending order.
+    /// Whatever breaks: each kept item is settled by somebody or poisoned, none is handed twice to one life, each life sees ascending order,
+    /// and each position has the body that was pushed.
     #[test]
     fn nothing_is_lost_and_order_is_kept(steps in steps()) {
         let mut ring = Ring::default();
         let mut inbox = Inbox::default();
         let mut held: Vec<Position> = Vec::new();
         let mut pushed = 0_u64;
+        let mut bodies: Vec<Vec<u8>> = Vec::new();
         let mut told = 0_u64;
         let mut finished = 0_u64;
         let mut last_seen = 0;
@@ -177,9 +207,10 @@ proptest! {
         };
         for step in steps {
             match step {
-                Step::Push(kept) => {
+                Step::Push(kept, body) => {
                     pushed += 1;
-                    push(&mut ring, 0, if kept { Keep::UntilSettled } else { Keep::UntilReceived });
+                    push_body(&mut ring, &body, if kept { Keep::UntilSettled } else { Keep::UntilReceived });
+                    bodies.push(body);
                 }
                 Step::SettleOldest => if !held.is_empty() { inbox.settle(held.remove(0)) },
                 Step::SettleNewest => if let Some(p) = held.pop() { inbox.settle(p) },
@@ -201,6 +232,7 @@ proptest! {
                 for item in inbox.on_batch(batch.first, &batch.items).expect("own bytes") {
                     prop_assert!(item.position > last_seen);
                     last_seen = item.position;
+                    prop_assert_eq!(Some(&item.body[..]), bodies.get(item.position as usize - 1).map(|b| &b[..]));
                     held.push(item.position);
                 }
             }

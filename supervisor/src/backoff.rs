@@ -61,6 +61,12 @@ impl Backoff {
         self.recent.len() == CRASH_LOOP_COUNT && self.recent.front().is_some_and(|first| now.saturating_sub(*first) < CRASH_LOOP_WINDOW)
     }
 
+    /// Crashes that count for the next pause.
+    #[must_use]
+    pub fn crashes(&self) -> u32 {
+        self.crashes
+    }
+
     /// True when this instance has crashed once since the counter was cleared.
     #[must_use]
     pub fn is_first(&self) -> bool {

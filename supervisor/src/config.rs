@@ -8,6 +8,7 @@ use wk_config::{ConfigError, Env, Inputs, RuntimeError};
 use wk_types::{Daemon, Pool};
 
 use crate::cgroup::{Choice, Limits};
+use crate::roles::Policy;
 use crate::spec::{RestartPolicy, Spec};
 
 /// Where the configuration comes from.
@@ -73,6 +74,12 @@ pub struct Config {
     pub child_env: Vec<(String, String)>,
     /// To be shown once.
     pub warnings: Vec<String>,
+    /// Who may do what on the control socket.
+    pub roles: Policy,
+    /// Where all this came from, to be read again.
+    pub source: Source,
+    /// The environment at that time.
+    pub env: Env,
 }
 
 /// The configuration cannot be used.
@@ -84,6 +91,14 @@ pub enum LoadError {
     /// No place for sockets.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// A group of `supervisor.*Group`.
+    #[error("{key} = {group:?}: there is no such group")]
+    Group {
+        /// Key.
+        key: &'static str,
+        /// Value.
+        group: String,
+    },
     /// Our own place is unknown, so are the binaries.
     #[error("find the folder of the binaries")]
     BinDir(#[source] std::io::Error),
@@ -149,8 +164,25 @@ impl Config {
             log_filter: env.get("WK_LOG").map_or_else(|| config.log_filter().to_owned(), str::to_owned),
             child_env: env.iter().filter(|(k, _)| INHERITED.contains(k)).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
             warnings: loaded.warnings,
+            roles: roles(&config.supervisor, uid)?,
+            source: source.clone(),
+            env: env.clone(),
             json,
         })
+    }
+
+    /// Reads the configuration again, from the same places.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn again(&self) -> Result<Self, LoadError> {
+        Self::load(&self.source, &self.env)
+    }
+
+    /// Program of a daemon.
+    #[must_use]
+    pub fn exe(&self, daemon: Daemon) -> PathBuf {
+        self.spec.daemons.get(&daemon).map_or_else(PathBuf::new, |s| self.bin_dir.join(s.binary))
     }
 
     /// Health and link sockets of a generation.
@@ -190,6 +222,20 @@ fn public(config: &wk_config::Config) -> Vec<PublicAddr> {
         list.push(PublicAddr { daemon: Daemon::Api, name: "manager", label: "manager", key: "manager.addr", addr: config.manager.addr.0 });
     }
     list
+}
+
+fn roles(config: &wk_config::Supervisor, uid: u32) -> Result<Policy, LoadError> {
+    let gid = |key: &'static str, name: &str| match nix::unistd::Group::from_name(name) {
+        _ if name.is_empty() => Ok(None),
+        Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
+        _ => Err(LoadError::Group { key, group: name.to_owned() }),
+    };
+    Ok(Policy {
+        uid,
+        admins: gid("supervisor.adminGroup", &config.admin_group)?.into_iter().collect(),
+        operators: gid("supervisor.operatorGroup", &config.operator_group)?.into_iter().collect(),
+        viewers: gid("supervisor.viewerGroup", &config.viewer_group)?.into_iter().collect(),
+    })
 }
 
 fn spec(config: &wk_config::Config) -> Spec {

@@ -10,23 +10,33 @@ use tonic::{Request as Rq, Response, Status};
 use wk_proto::lifecycle::v1::ComponentsRequest;
 use wk_proto::lifecycle::v1::admin_client::AdminClient;
 use wk_proto::node::v1 as node;
-use wk_proto::node::v1::node_table_server::NodeTable;
 use wk_proto::supervisor::v1 as pb;
 use wk_proto::supervisor::v1::supervisor_server::Supervisor;
 
 use crate::config::Config;
-use crate::engine::{Command, Snapshot};
-use crate::limits::METRICS_TIMEOUT;
-use crate::metrics::{Counters, merge};
-use crate::process::usage;
-use crate::table::{Flags, InstanceView, Kind, Refusal, Request, State};
+use crate::engine::{Command, Mark, Snapshot};
+use crate::events::Hub;
+use crate::limits::{METRICS_TIMEOUT, MIN_READY, STREAM_QUEUE};
+use crate::metrics::Counters;
+use crate::roles::Actor;
+use crate::sample::Sampler;
+use crate::table::{Flags, InstanceView, Kind, Pace, Refusal, Request};
+
+mod answers;
+mod node_service;
+mod page;
+mod peer;
+mod streams;
+
+pub use node_service::NodeService;
+pub use peer::{Conn, Guard, accepted};
 
 type BoxStream<T> = std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What both services answer from. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Shared {
-    /// Node.
+    /// Node, as it was at the start: folders and places, nothing that a reload changes.
     pub config: Arc<Config>,
     /// When the supervisor started.
     pub began: Instant,
@@ -42,32 +52,13 @@ pub struct Shared {
     pub commands: mpsc::Sender<Command>,
     /// Own metrics.
     pub counters: Arc<Counters>,
-}
-
-fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+    /// What happened.
+    pub events: Hub,
+    /// What processes use.
+    pub sampler: Arc<Sampler>,
 }
 
 impl Shared {
-    fn status(&self, snapshot: &Snapshot, names: &[String]) -> pb::Snapshot {
-        let wanted = |v: &&InstanceView| names.is_empty() || names.iter().any(|n| names_instance(n, v));
-        pb::Snapshot {
-            node_id: self.config.node_id.into(),
-            supervisor_pid: std::process::id(),
-            overall: snapshot.overall.name().into(),
-            admitted: snapshot.admitted,
-            up_ms: millis(self.began.elapsed()),
-            epoch: snapshot.epoch,
-            config_hash: self.config.hash.clone(),
-            instances: snapshot.instances.iter().filter(wanted).map(|v| instance_status(v, snapshot.taken.elapsed())).collect(),
-            timing: snapshot.timing.clone(),
-            addresses: snapshot.addresses.clone(),
-            data_dir: self.config.data_dir.display().to_string(),
-            runtime_dir: self.config.runtime_dir.display().to_string(),
-            containment: self.containment.clone(),
-        }
-    }
-
     async fn add_components(&self, status: &mut pb::Snapshot) {
         for instance in status.instances.iter_mut().filter(|i| i.pid != 0) {
             let Ok(name) = instance.name.parse() else { continue };
@@ -81,88 +72,59 @@ impl Shared {
         }
     }
 
-    async fn command(&self, request: Request, supervisor_too: bool) -> Result<Response<BoxStream<pb::OpEvent>>, Status> {
-        let (answer, begun) = oneshot::channel();
-        let command = Command::Op { request, supervisor_too, answer };
-        self.commands.try_send(command).map_err(|_| Status::resource_exhausted("too many commands are waiting"))?;
-        let begun = begun.await.map_err(|_| Status::unavailable("the supervisor is ending"))?;
-        match begun {
-            Ok(events) => Ok(Response::new(Box::pin(ReceiverStream::new(events).map(Ok)))),
-            Err(refusal) => Ok(Response::new(Box::pin(tokio_stream::once(Ok(refused(refusal)))))),
-        }
+    /// Asks the engine; it answers within one turn.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Status> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.try_send(command(answer)).map_err(|_| Status::resource_exhausted("too many commands are waiting"))?;
+        answered.await.map_err(|_| Status::unavailable("the supervisor is ending"))
     }
 
-    async fn op(&self, kind: Kind, request: pb::OpRequest) -> Result<Response<BoxStream<pb::OpEvent>>, Status> {
-        if request.dry_run {
-            return Err(Status::unimplemented("dry run"));
-        }
-        let flags = Flags {
-            no_rollback: request.no_rollback,
-            keep_going: request.keep_going,
-            cascade: request.cascade,
-            fast: request.fast,
-            now: request.now,
-        };
-        self.command(Request { kind, names: request.names, key: request.idempotency_key, flags }, request.supervisor_too).await
+    async fn op(&self, kind: Kind, request: Rq<pb::OpRequest>) -> Result<Response<BoxStream<pb::OpEvent>>, Status> {
+        let actor = peer::actor(&request);
+        let request = request.into_inner();
+        let (supervisor_too, cancel_on_disconnect) = (request.supervisor_too, request.cancel_on_disconnect);
+        let request = op_request(kind, request);
+        let begun = self.ask(|answer| Command::Op { request, supervisor_too, cancel_on_disconnect, actor, answer }).await?;
+        Ok(op_stream(begun))
     }
 
-    async fn metrics_page(&self) -> String {
-        let snapshot = self.snapshot.borrow().clone();
-        let asks = snapshot.instances.iter().filter(|v| v.pid != 0).map(|v| async {
-            let (health, _) = self.config.sockets(v.name, v.generation);
-            let page = crate::calls::metrics(wk_rpc::dial_lazy(health), METRICS_TIMEOUT).await;
-            page.ok().map(|text| (v.name.to_string(), text))
-        });
-        let mut pages: Vec<(String, String)> = vec![("supervisor".into(), self.counters.text())];
-        pages.extend(snapshot.instances.iter().map(|v| (v.name.to_string(), instance_metrics(v))));
-        pages.extend(futures_util::future::join_all(asks).await.into_iter().flatten());
-        merge(&pages)
+    async fn mark(&self, mark: Mark, names: Vec<String>, actor: Actor) -> Result<Response<pb::CommandReply>, Status> {
+        Ok(Response::new(answers::done(self.ask(|answer| Command::Mark { mark, names, actor, answer }).await?)))
     }
 }
 
-fn names_instance(name: &str, view: &InstanceView) -> bool {
-    let daemon = view.name.daemon.name();
-    name == daemon || name == view.name.to_string() || (name == "worker" && daemon.starts_with("worker."))
+fn op_request(kind: Kind, request: pb::OpRequest) -> Request {
+    let roll = Pace {
+        max_unavailable: request.max_unavailable,
+        canary: request.canary,
+        min_ready: if request.min_ready_ms == 0 { MIN_READY } else { Duration::from_millis(request.min_ready_ms) },
+    };
+    let flags = Flags {
+        no_rollback: request.no_rollback,
+        keep_going: request.keep_going,
+        cascade: request.cascade,
+        force_alone: request.force_alone,
+        fast: request.fast,
+        now: request.now,
+        no_wait: request.no_wait,
+        roll,
+    };
+    Request { kind, names: request.names, key: request.idempotency_key, flags }
 }
 
-fn refused(refusal: Refusal) -> pb::OpEvent {
-    let end = pb::OpEnd { code: refusal.code, message: refusal.message.clone(), ..Default::default() };
-    pb::OpEvent { text: refusal.message, end: Some(pb::op_event::End::Done(end)), ..Default::default() }
+/// The request of a scale.
+fn scale_request(request: pb::ScaleRequest) -> Result<Request, Refusal> {
+    let daemon = request.daemon.parse().map_err(|_| Refusal::new(4, format!("no daemon {:?}", request.daemon)))?;
+    let kind = Kind::Scale(daemon, u16::try_from(request.replicas).unwrap_or(u16::MAX));
+    let flags = Flags { no_wait: request.no_wait, ..Flags::default() };
+    Ok(Request { kind, names: Vec::new(), key: request.idempotency_key, flags })
 }
 
-fn instance_status(view: &InstanceView, age: Duration) -> pb::InstanceStatus {
-    let used = if view.pid == 0 { crate::process::Usage::default() } else { usage(view.pid) };
-    pb::InstanceStatus {
-        name: view.name.to_string(),
-        state: view.state.to_proto().into(),
-        pid: view.pid,
-        generation: view.generation,
-        up_ms: if view.pid == 0 { 0 } else { millis(view.up + age) },
-        restarts: view.restarts,
-        last_restart_ms_ago: view.last_restart.map_or(0, |d| millis(d + age)),
-        why: view.why.clone(),
-        cpu_ms: used.cpu_ms,
-        memory_bytes: used.memory_bytes,
-        open_fds: used.open_fds,
-        components: Vec::new(),
-        crash_loop: view.crash_loop,
-        adopted: view.adopted,
+fn op_stream(begun: Result<mpsc::Receiver<pb::OpEvent>, Refusal>) -> Response<BoxStream<pb::OpEvent>> {
+    match begun {
+        Ok(events) => Response::new(Box::pin(ReceiverStream::new(events).map(Ok))),
+        Err(refusal) => Response::new(Box::pin(tokio_stream::once(Ok(answers::refused(refusal))))),
     }
-}
-
-fn instance_metrics(view: &InstanceView) -> String {
-    let used = usage(view.pid);
-    let ready = u8::from(view.state == State::Ready);
-    let gauge = |name: &str, help: &str, value: String| format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
-    let mut page = gauge("wk_supervisor_instance_ready", "1 when the instance is Ready.", ready.to_string());
-    page += &gauge("wk_supervisor_instance_restarts", "Crashes since the supervisor started.", view.restarts.to_string());
-    if view.pid != 0 {
-        let seconds = format!("{}.{:03}", used.cpu_ms / 1000, used.cpu_ms % 1000);
-        page += &gauge("wk_supervisor_instance_cpu_seconds", "User and system time of this generation.", seconds);
-        page += &gauge("wk_supervisor_instance_resident_bytes", "Resident memory.", used.memory_bytes.to_string());
-        page += &gauge("wk_supervisor_instance_open_fds", "Open descriptors.", used.open_fds.to_string());
-    }
-    page
 }
 
 /// Service of `control.sock`.
@@ -198,68 +160,170 @@ impl Supervisor for ControlService {
     type StartStream = BoxStream<pb::OpEvent>;
 
     async fn start(&self, request: Rq<pb::OpRequest>) -> Result<Response<Self::StartStream>, Status> {
-        self.0.op(Kind::Start, request.into_inner()).await
+        self.0.op(Kind::Start, request).await
     }
 
     type StopStream = BoxStream<pb::OpEvent>;
 
     async fn stop(&self, request: Rq<pb::OpRequest>) -> Result<Response<Self::StopStream>, Status> {
-        self.0.op(Kind::Stop, request.into_inner()).await
+        self.0.op(Kind::Stop, request).await
     }
 
     type RestartStream = BoxStream<pb::OpEvent>;
 
     async fn restart(&self, request: Rq<pb::OpRequest>) -> Result<Response<Self::RestartStream>, Status> {
-        self.0.op(Kind::Restart, request.into_inner()).await
+        self.0.op(Kind::Restart, request).await
+    }
+
+    type RollStream = BoxStream<pb::OpEvent>;
+
+    async fn roll(&self, request: Rq<pb::OpRequest>) -> Result<Response<Self::RollStream>, Status> {
+        self.0.op(Kind::Roll, request).await
     }
 
     type ScaleStream = BoxStream<pb::OpEvent>;
 
     async fn scale(&self, request: Rq<pb::ScaleRequest>) -> Result<Response<Self::ScaleStream>, Status> {
+        let actor = peer::actor(&request);
         let request = request.into_inner();
-        let Ok(daemon) = request.daemon.parse() else {
-            let refusal = Refusal::new(4, format!("no daemon {:?}", request.daemon));
-            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(refused(refusal))))));
-        };
-        let slots = u16::try_from(request.replicas).unwrap_or(u16::MAX);
-        let kind = Kind::Scale(daemon, slots);
-        self.0.command(Request { kind, names: Vec::new(), key: request.idempotency_key, flags: Flags::default() }, false).await
+        let cancel_on_disconnect = request.cancel_on_disconnect;
+        match scale_request(request) {
+            Err(refusal) => Ok(op_stream(Err(refusal))),
+            Ok(request) => {
+                let begun =
+                    self.0.ask(|answer| Command::Op { request, supervisor_too: false, cancel_on_disconnect, actor, answer }).await?;
+                Ok(op_stream(begun))
+            }
+        }
     }
 
-    async fn reexec(&self, _: Rq<pb::ReexecRequest>) -> Result<Response<pb::ReexecReply>, Status> {
-        let (answer, failed) = oneshot::channel();
-        self.0.commands.try_send(Command::Reexec(answer)).map_err(|_| Status::resource_exhausted("too many commands are waiting"))?;
-        let refusal = failed.await.map_err(|_| Status::unavailable("the supervisor is ending"))?;
+    async fn plan(&self, request: Rq<pb::PlanRequest>) -> Result<Response<pb::PlanReply>, Status> {
+        let pb::PlanRequest { kind, op, scale } = request.into_inner();
+        let op = op.unwrap_or_default();
+        let request = match kind.as_str() {
+            "start" => Ok(op_request(Kind::Start, op)),
+            "stop" => Ok(op_request(Kind::Stop, op)),
+            "restart" => Ok(op_request(Kind::Restart, op)),
+            "roll" => Ok(op_request(Kind::Roll, op)),
+            "scale" => scale_request(scale.unwrap_or_default()),
+            _ => return Err(Status::invalid_argument("kind is none of start, stop, restart, roll, scale")),
+        };
+        let planned = match request {
+            Err(refusal) => Err(refusal),
+            Ok(request) => self.0.ask(|answer| Command::Plan { request, answer }).await?,
+        };
+        Ok(Response::new(answers::plan(planned)))
+    }
+
+    async fn ops(&self, _: Rq<pb::OpsRequest>) -> Result<Response<pb::OpsReply>, Status> {
+        Ok(Response::new(pb::OpsReply { ops: self.0.snapshot.borrow().ops.clone() }))
+    }
+
+    type WaitOpStream = BoxStream<pb::OpEvent>;
+
+    async fn wait_op(&self, request: Rq<pb::OpId>) -> Result<Response<Self::WaitOpStream>, Status> {
+        let op = request.into_inner().op;
+        Ok(op_stream(self.0.ask(|answer| Command::WaitOp { op, answer }).await?))
+    }
+
+    async fn cancel_op(&self, request: Rq<pb::OpId>) -> Result<Response<pb::CommandReply>, Status> {
+        let actor = peer::actor(&request);
+        let op = request.into_inner().op;
+        Ok(Response::new(answers::done(self.0.ask(|answer| Command::CancelOp { op, actor, answer }).await?)))
+    }
+
+    async fn why(&self, request: Rq<pb::WhyRequest>) -> Result<Response<pb::WhyReply>, Status> {
+        let wanted = request.into_inner().name;
+        let snapshot = self.0.snapshot.borrow().clone();
+        // A daemon's name means the slot that needs an explanation most.
+        let named = snapshot.instances.iter().filter(|v| answers::names_instance(&wanted, &v.name.to_string()));
+        let Some(name) = named.max_by_key(|v| (v.state.severity(), std::cmp::Reverse(v.name))).map(|v| v.name) else {
+            let message = format!("no daemon or instance {wanted:?}");
+            return Ok(Response::new(pb::WhyReply { code: 4, message, ..Default::default() }));
+        };
+        let why = self.0.ask(|answer| Command::Why { name, answer }).await?;
+        Ok(Response::new(why.map_or_else(pb::WhyReply::default, |why| self.0.why(&snapshot, &why))))
+    }
+
+    async fn hold(&self, request: Rq<pb::HoldRequest>) -> Result<Response<pb::CommandReply>, Status> {
+        let actor = peer::actor(&request);
+        let request = request.into_inner();
+        self.0.mark(if request.on { Mark::Hold } else { Mark::Unhold }, request.names, actor).await
+    }
+
+    async fn reset(&self, request: Rq<pb::NamesRequest>) -> Result<Response<pb::CommandReply>, Status> {
+        let actor = peer::actor(&request);
+        self.0.mark(Mark::Reset, request.into_inner().names, actor).await
+    }
+
+    async fn signal(&self, request: Rq<pb::SignalRequest>) -> Result<Response<pb::CommandReply>, Status> {
+        let actor = peer::actor(&request);
+        let request = request.into_inner();
+        self.0.mark(Mark::Signal(request.signal), request.names, actor).await
+    }
+
+    async fn reload(&self, request: Rq<pb::ReloadRequest>) -> Result<Response<pb::ReloadReply>, Status> {
+        let actor = peer::actor(&request);
+        let pb::ReloadRequest { apply, dry_run } = request.into_inner();
+        // Read here, so that a slow disk cannot hold the engine up.
+        let done = match self.0.config.again() {
+            Err(error) => Err(crate::engine::refused(&error)),
+            Ok(config) => {
+                let config = Box::new(config);
+                self.0.ask(|answer| Command::Reload { config, apply, dry_run, actor, answer }).await?
+            }
+        };
+        Ok(Response::new(answers::reloaded(done)))
+    }
+
+    type EventsStream = BoxStream<pb::Event>;
+
+    async fn events(&self, request: Rq<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let (out, events) = mpsc::channel(STREAM_QUEUE);
+        tokio::spawn(streams::events(self.0.events.clone(), request.into_inner(), out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+    }
+
+    type LogsStream = BoxStream<pb::LogLine>;
+
+    async fn logs(&self, request: Rq<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let request = request.into_inner();
+        let snapshot = self.0.snapshot.borrow().clone();
+        let named =
+            |v: &&InstanceView| request.names.is_empty() || request.names.iter().any(|n| answers::names_instance(n, &v.name.to_string()));
+        let mut logs: Vec<_> =
+            snapshot.instances.iter().filter(named).map(|v| (v.name.to_string(), self.0.config.log_path(v.name))).collect();
+        if request.names.iter().any(|n| n == "supervisor") {
+            logs.push(("supervisor".into(), self.0.config.logs_dir.join("supervisor.log")));
+        }
+        if logs.is_empty() {
+            return Err(Status::not_found(format!("no daemon or instance {}", request.names.join(", "))));
+        }
+        let (out, lines) = mpsc::channel(STREAM_QUEUE);
+        tokio::spawn(streams::logs(logs, request.lines as usize, request.follow, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(lines))))
+    }
+
+    async fn graph(&self, _: Rq<pb::GraphRequest>) -> Result<Response<pb::GraphReply>, Status> {
+        let snapshot = self.0.snapshot.borrow().clone();
+        Ok(Response::new(self.0.graph(&snapshot)))
+    }
+
+    async fn analyze(&self, _: Rq<pb::AnalyzeRequest>) -> Result<Response<pb::AnalyzeReply>, Status> {
+        let snapshot = self.0.snapshot.borrow().clone();
+        // A start of single daemons is newer than the last full one, or the same.
+        let starts = snapshot.timing.iter().cloned().chain(snapshot.starts.iter().skip(1).map(crate::timing::Timing::to_proto));
+        Ok(Response::new(pb::AnalyzeReply { starts: starts.collect() }))
+    }
+
+    async fn reexec(&self, request: Rq<pb::ReexecRequest>) -> Result<Response<pb::ReexecReply>, Status> {
+        let actor = peer::actor(&request);
+        let refusal = self.0.ask(|answer| Command::Reexec { actor, answer }).await?;
         let (code, message) = refusal.map_or_else(|r| (r.code, r.message), |()| (0, String::new()));
         Ok(Response::new(pb::ReexecReply { code, message }))
     }
 
     async fn metrics(&self, _: Rq<pb::MetricsRequest>) -> Result<Response<pb::MetricsReply>, Status> {
         Ok(Response::new(pb::MetricsReply { text: self.0.metrics_page().await }))
-    }
-}
-
-/// Service of `node.sock`.
-#[derive(Debug)]
-pub struct NodeService(pub Shared);
-
-#[tonic::async_trait]
-impl NodeTable for NodeService {
-    type WatchStream = BoxStream<node::Table>;
-
-    async fn watch(&self, request: Rq<node::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        tracing::debug!(instance = request.get_ref().instance, "node table watched");
-        // Before the first turn of the engine the table is empty (epoch 0): nobody may act on that.
-        let stream = WatchStream::new(self.0.nodes.clone()).filter(|t| t.epoch > 0).map(|t| Ok((*t).clone()));
-        Ok(Response::new(Box::pin(stream)))
-    }
-
-    async fn report_stall(&self, request: Rq<node::StallReport>) -> Result<Response<node::StallReply>, Status> {
-        let report = request.into_inner();
-        let name = report.instance.parse().map_err(|_| Status::invalid_argument("unknown instance"))?;
-        tracing::warn!(reporter = report.reporter, %name, stalled_ms = report.stalled_ms, "link without progress reported");
-        let command = Command::Stall { name, incarnation: report.incarnation };
-        self.0.commands.try_send(command).map_err(|_| Status::resource_exhausted("too many commands are waiting"))?;
-        Ok(Response::new(node::StallReply {}))
     }
 }

@@ -3,19 +3,30 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser};
 use tonic::transport::Channel;
 use wk_config::Env;
 use wk_proto::supervisor::v1 as pb;
 use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
+mod analyze;
+mod cli;
+mod events;
 mod find;
+pub mod graph;
+mod json;
 mod ops;
+mod plan;
 mod reexec;
+mod screen;
 mod status;
+mod table;
+mod text;
+mod why;
 
+pub use cli::{Cli, GraphFormat};
+use cli::{Command, OpCommand, Output, Waiting};
 pub(crate) use find::replace;
 
 /// All is well.
@@ -28,122 +39,6 @@ const EXIT_UNREACHABLE: u8 = 69;
 const EXIT_INTERNAL: u8 = 70;
 /// Not permitted.
 const EXIT_PERMISSION: u8 = 77;
-
-/// Controls a WuKongIM node.
-#[derive(Debug, Parser)]
-#[command(name = "wkctl", version, about = "Controls a WuKongIM node", max_term_width = 100)]
-pub struct Cli {
-    /// Runtime folder of the node, or the folder above it.
-    #[arg(long, global = true, value_name = "DIR")]
-    runtime: Option<PathBuf>,
-    /// Node id, when several nodes run on this machine.
-    #[arg(long, global = true, value_name = "ID")]
-    node: Option<u16>,
-    #[command(subcommand)]
-    command: Command,
-}
-
-/// Form of the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    /// For people.
-    Table,
-    /// Stable schema, numbers.
-    Json,
-    /// Names of the instances.
-    Name,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Shows what runs. Exit code 0: all wanted is ready; 1: degraded; 3: nothing runs
-    Status {
-        /// Daemons or instances
-        names: Vec<String>,
-        /// Again after each change
-        #[arg(short, long)]
-        watch: bool,
-        /// With the components of each daemon
-        #[arg(long)]
-        deep: bool,
-        /// Form of the output
-        #[arg(short, long, value_enum, default_value = "table")]
-        output: Output,
-    },
-    /// Starts daemons, with all they need; everything without names
-    Start {
-        /// Daemons or instances
-        names: Vec<String>,
-        /// Leave what was started when a part fails
-        #[arg(long, conflicts_with = "keep_going")]
-        no_rollback: bool,
-        /// Start everything that can be started
-        #[arg(long)]
-        keep_going: bool,
-        /// Wait this long at most (exit code 9); the operation goes on
-        #[arg(long, value_parser = humantime::parse_duration)]
-        timeout: Option<Duration>,
-    },
-    /// Stops daemons; everything without names: quiesce, then reverse order
-    Stop {
-        /// Daemons or instances
-        names: Vec<String>,
-        /// Stop what needs them first
-        #[arg(long)]
-        cascade: bool,
-        /// Deadlines of one second
-        #[arg(long)]
-        fast: bool,
-        /// Kill
-        #[arg(long)]
-        now: bool,
-        /// End the supervisor too
-        #[arg(long)]
-        supervisor: bool,
-        /// Wait this long at most (exit code 9); the operation goes on
-        #[arg(long, value_parser = humantime::parse_duration)]
-        timeout: Option<Duration>,
-    },
-    /// Starts new generations, one after another; without names: stops and starts everything
-    Restart {
-        /// Daemons or instances
-        names: Vec<String>,
-        /// Wait this long at most (exit code 9); the operation goes on
-        #[arg(long, value_parser = humantime::parse_duration)]
-        timeout: Option<Duration>,
-    },
-    /// Changes the number of processes of a worker pool
-    Scale {
-        /// POOL=N, such as worker.channel=4
-        #[arg(value_parser = parse_scale)]
-        pool: (String, u32),
-        /// Wait this long at most (exit code 9); the operation goes on
-        #[arg(long, value_parser = humantime::parse_duration)]
-        timeout: Option<Duration>,
-    },
-    /// Timing table of the last start
-    Analyze,
-    /// Puts the binary that lies at the supervisor's path now in its place; all daemons go on
-    Reexec,
-    /// Metrics of the supervisor and of all daemons, Prometheus text
-    Metrics,
-    /// Prints a completion script
-    Completion {
-        /// Shell
-        #[arg(value_enum)]
-        shell: clap_complete::Shell,
-    },
-    /// Writes manual pages into a folder
-    Man {
-        /// Folder
-        dir: PathBuf,
-    },
-}
-
-fn parse_scale(text: &str) -> Result<(String, u32), String> {
-    let (pool, count) = text.split_once('=').ok_or("expected POOL=N, such as worker.channel=4")?;
-    Ok((pool.to_owned(), count.parse().map_err(|_| format!("{count:?} is not a number of processes"))?))
-}
 
 /// Why a command ended without doing its work.
 #[derive(Debug)]
@@ -186,6 +81,7 @@ impl From<io::Error> for Failure {
 #[must_use]
 pub fn main(env: &Env) -> u8 {
     let cli = Cli::parse();
+    let output = cli.output;
     let ran = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -194,52 +90,101 @@ pub fn main(env: &Env) -> u8 {
     match ran {
         Ok(code) => code,
         Err(failure) => {
+            let text = match output {
+                Output::Json => serde_json::json!({ "code": failure.code, "error": failure.message }).to_string(),
+                _ => format!("wkctl: {failure}"),
+            };
             // Nobody is left to be told when standard error is closed.
-            writeln!(io::stderr(), "wkctl: {failure}").unwrap_or_default();
+            writeln!(io::stderr(), "{text}").unwrap_or_default();
             failure.code
         }
     }
 }
 
 async fn run(cli: Cli, env: &Env) -> Result<u8, Failure> {
-    let (request, timeout) = match cli.command {
+    let Cli { runtime, node, output, command } = cli;
+    match &command {
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "wkctl", &mut io::stdout());
+            clap_complete::generate(*shell, &mut Cli::command(), "wkctl", &mut io::stdout());
             return Ok(EXIT_OK);
         }
-        Command::Man { dir } => return write_man(&dir),
-        Command::Status { names, watch, deep, output } => {
-            let client = connect(&cli.runtime, cli.node, env).await?;
-            return status::run(client, status::Ask { names, watch, deep, output }, env).await;
+        Command::Man { dir } => return write_man(&Cli::command(), dir),
+        Command::Reexec => return reexec::run(&find::node_dir(runtime.as_deref(), node, env)?).await,
+        _ => {}
+    }
+    let (command, rest) = match as_operation(command)? {
+        Ok((ask, waiting)) => (Some((ask, waiting)), None),
+        Err(rest) => (None, Some(rest)),
+    };
+    let client = connect(&runtime, node, env).await?;
+    match (command, rest) {
+        (Some((ask, waiting)), _) => ops::run(client, ask, &waiting, output).await,
+        (None, Some(rest)) => look(client, rest, output, env).await,
+        (None, None) => Ok(EXIT_OK),
+    }
+}
+
+/// Commands that begin an operation; the others come back.
+fn as_operation(command: Command) -> Result<Result<(ops::Ask, Waiting), Command>, Failure> {
+    Ok(Ok(match command {
+        Command::Start { names, no_rollback, keep_going, waiting } => {
+            (ops::Ask::Start(pb::OpRequest { names, no_rollback, keep_going, ..Default::default() }), waiting)
         }
-        Command::Analyze => return analyze(connect(&cli.runtime, cli.node, env).await?).await,
-        Command::Reexec => {
-            let dir = find::node_dir(cli.runtime.as_deref(), cli.node, env)?;
-            return reexec::run(&dir).await;
-        }
-        Command::Metrics => {
-            let mut client = connect(&cli.runtime, cli.node, env).await?;
-            let page = client.metrics(pb::MetricsRequest {}).await?.into_inner().text;
-            io::stdout().write_all(page.as_bytes())?;
-            return Ok(EXIT_OK);
-        }
-        Command::Start { names, no_rollback, keep_going, timeout } => {
-            (ops::Ask::Start(pb::OpRequest { names, no_rollback, keep_going, ..Default::default() }), timeout)
-        }
-        Command::Stop { names, cascade, fast, now, supervisor, timeout } => {
+        Command::Stop { names, cascade, force_alone, fast, now, supervisor, waiting } => {
             if supervisor && !names.is_empty() {
                 return Err(Failure::new(EXIT_USAGE, "--supervisor stops everything, so it takes no names"));
             }
-            let request = pb::OpRequest { names, cascade, fast, now, supervisor_too: supervisor, ..Default::default() };
-            (ops::Ask::Stop(request), timeout)
+            let request = pb::OpRequest { names, cascade, force_alone, fast, now, supervisor_too: supervisor, ..Default::default() };
+            (ops::Ask::Stop(request), waiting)
         }
-        Command::Restart { names, timeout } => (ops::Ask::Restart(pb::OpRequest { names, ..Default::default() }), timeout),
-        Command::Scale { pool: (daemon, replicas), timeout } => {
-            (ops::Ask::Scale(pb::ScaleRequest { daemon, replicas, idempotency_key: String::new() }), timeout)
+        Command::Restart { names, waiting } => (ops::Ask::Restart(pb::OpRequest { names, ..Default::default() }), waiting),
+        Command::Roll { names, max_unavailable, canary, min_ready, waiting } => {
+            let min_ready_ms = u64::try_from(min_ready.as_millis()).unwrap_or(u64::MAX).max(1);
+            let request = pb::OpRequest { names, max_unavailable, canary, min_ready_ms, ..Default::default() };
+            (ops::Ask::Roll(request), waiting)
         }
-    };
-    let client = connect(&cli.runtime, cli.node, env).await?;
-    ops::run(client, request, timeout).await
+        Command::Scale { pool: (daemon, replicas), waiting } => {
+            (ops::Ask::Scale(pb::ScaleRequest { daemon, replicas, ..Default::default() }), waiting)
+        }
+        Command::Op { command: OpCommand::Wait { id, timeout } } => (ops::Ask::Wait(id), Waiting { timeout, ..Waiting::default() }),
+        other => return Ok(Err(other)),
+    }))
+}
+
+/// Commands that look, or are done at once.
+async fn look(mut client: SupervisorClient<Channel>, command: Command, output: Output, env: &Env) -> Result<u8, Failure> {
+    let paint = status::paint(env);
+    match command {
+        Command::Status { names, watch, deep, wide } => status::run(client, status::Ask { names, watch, deep, wide, output }, env).await,
+        Command::Top => status::top(client, env).await,
+        Command::Why { name } => why::run(client, name, output, paint).await,
+        Command::Events { names, follow, since } => {
+            let since_ms = since.map_or(0, |s| u64::try_from(s.as_millis()).unwrap_or(u64::MAX));
+            events::run(client, pb::EventsRequest { since_ms, follow, names }, output, paint).await
+        }
+        Command::Logs { names, follow, lines } => events::logs(client, pb::LogsRequest { names, lines, follow }, output).await,
+        Command::Analyze { view } => analyze::run(client, view, output).await,
+        Command::Graph { format, live } => {
+            let graph = client.graph(pb::GraphRequest {}).await?.into_inner();
+            writeln!(io::stdout(), "{}", graph::draw(&graph, format, live, paint))?;
+            Ok(EXIT_OK)
+        }
+        Command::Reload { apply, dry_run } => reload(client, apply, dry_run, output).await,
+        Command::Hold { names } => done(&client.hold(pb::HoldRequest { names, on: true }).await?.into_inner(), output),
+        Command::Unhold { names } => done(&client.hold(pb::HoldRequest { names, on: false }).await?.into_inner(), output),
+        Command::Reset { names } => done(&client.reset(pb::NamesRequest { names }).await?.into_inner(), output),
+        Command::Signal { name, signal } => {
+            done(&client.signal(pb::SignalRequest { names: vec![name], signal }).await?.into_inner(), output)
+        }
+        Command::Op { command: OpCommand::Cancel { id } } => done(&client.cancel_op(pb::OpId { op: id }).await?.into_inner(), output),
+        Command::Op { .. } => ops::list(client, output).await,
+        Command::Metrics => {
+            let page = client.metrics(pb::MetricsRequest {}).await?.into_inner().text;
+            io::stdout().write_all(page.as_bytes())?;
+            Ok(EXIT_OK)
+        }
+        _ => Ok(EXIT_OK),
+    }
 }
 
 async fn connect(runtime: &Option<PathBuf>, node: Option<u16>, env: &Env) -> Result<SupervisorClient<Channel>, Failure> {
@@ -247,19 +192,56 @@ async fn connect(runtime: &Option<PathBuf>, node: Option<u16>, env: &Env) -> Res
     find::dial(&dir).await
 }
 
-async fn analyze(mut client: SupervisorClient<Channel>) -> Result<u8, Failure> {
-    let snapshot = client.status(pb::StatusRequest::default()).await?.into_inner();
-    match snapshot.timing {
-        Some(timing) => {
-            writeln!(io::stdout(), "{}", crate::report::timing_table(&timing))?;
-            Ok(EXIT_OK)
-        }
-        None => Err(Failure::new(3, "no start has completed yet")),
+fn done(reply: &pb::CommandReply, output: Output) -> Result<u8, Failure> {
+    if reply.code != 0 {
+        return Err(Failure::new(u8::try_from(reply.code).unwrap_or(EXIT_INTERNAL), reply.message.clone()));
     }
+    let value = serde_json::json!({ "code": 0, "message": reply.message });
+    match output {
+        Output::Json => writeln!(io::stdout(), "{value}")?,
+        Output::Yaml => writeln!(io::stdout(), "{}", json::yaml(&value))?,
+        Output::Table | Output::Name => writeln!(io::stdout(), "{}", reply.message)?,
+    }
+    Ok(EXIT_OK)
 }
 
-fn write_man(dir: &Path) -> Result<u8, Failure> {
+async fn reload(mut client: SupervisorClient<Channel>, apply: bool, dry_run: bool, output: Output) -> Result<u8, Failure> {
+    let reply = client.reload(pb::ReloadRequest { apply, dry_run }).await?.into_inner();
+    if reply.code != 0 {
+        return Err(Failure::new(u8::try_from(reply.code).unwrap_or(EXIT_INTERNAL), reply.message));
+    }
+    let changes = reply.changes.iter().map(|c| serde_json::json!({ "key": c.key, "effect": c.effect, "daemons": c.daemons }));
+    let value = serde_json::json!({ "code": 0, "message": reply.message, "changes": changes.collect::<Vec<_>>(), "op": reply.op });
+    match output {
+        Output::Json => writeln!(io::stdout(), "{value:#}")?,
+        Output::Yaml => writeln!(io::stdout(), "{}", json::yaml(&value))?,
+        Output::Name => writeln!(io::stdout(), "{}", reply.changes.iter().map(|c| c.key.as_str()).collect::<Vec<_>>().join("\n"))?,
+        Output::Table => {
+            if !reply.changes.is_empty() {
+                let mut table = crate::report::plain_table(&["KEY", "HOLDS", "READ BY"], 3);
+                for c in &reply.changes {
+                    let holds = match c.effect.as_str() {
+                        "live" => "at once",
+                        "restart" => "with the next generation",
+                        _ => "with the next supervisor",
+                    };
+                    let by = if c.daemons.is_empty() { "supervisor".to_owned() } else { c.daemons.join(", ") };
+                    table.add_row(vec![c.key.clone(), holds.to_owned(), by]);
+                }
+                writeln!(io::stdout(), "{}", crate::report::render(&table))?;
+            }
+            writeln!(io::stdout(), "{}", reply.message)?;
+        }
+    }
+    if reply.op == 0 {
+        return Ok(EXIT_OK);
+    }
+    ops::run(client, ops::Ask::Wait(reply.op), &Waiting::default(), output).await
+}
+
+/// Writes the manual pages of a command line and its subcommands.
+fn write_man(command: &clap::Command, dir: &Path) -> Result<u8, Failure> {
     std::fs::create_dir_all(dir)?;
-    clap_mangen::generate_to(Cli::command(), dir)?;
+    clap_mangen::generate_to(command.clone(), dir)?;
     Ok(EXIT_OK)
 }

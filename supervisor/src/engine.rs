@@ -1,9 +1,14 @@
 //! The engine: facts in, orders out. Owns every child; runs on the main thread.
 
 mod act;
+mod book;
+mod command;
 mod end;
 mod inherit;
+mod reload;
 mod replace;
+mod signal;
+mod tell;
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -12,14 +17,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_tokio::Signals;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use wk_proto::node::v1 as node;
 use wk_proto::supervisor::v1 as pb;
-use wk_types::InstanceName;
+use wk_types::{Daemon, InstanceName};
 
 pub use replace::Sockets;
 
@@ -29,14 +34,19 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::heritage::Heritage;
 use crate::ledger::Ledger;
-use crate::limits::{FACTS_MAX, OP_EVENTS_MAX, SPARE_FDS};
+use crate::limits::{FACTS_MAX, SPARE_FDS};
 use crate::listeners::Listeners;
 use crate::metrics::Counters;
 use crate::notify::{Notifier, Passed};
-use crate::orphans;
+use crate::overrides::Overrides;
 use crate::process::Process;
 use crate::runtime::Runtime;
-use crate::table::{Fact, InstanceView, Kind, Overall, Refusal, Report, Request, State, Table};
+use crate::table::{Fact, InstanceView, Overall, Report, State, Table};
+use crate::timing::Timing;
+
+use book::Book;
+pub use command::{Command, Done, Mark, Why};
+pub use reload::{Reloaded, refused};
 
 /// How often the texts that contain a time are renewed while something is under way.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -75,29 +85,8 @@ enum Msg {
     Ended(InstanceName, u64),
     Quiesced(u64, Report, bool),
     Tried(Result<(), String>),
-}
-
-/// From the control thread.
-#[derive(Debug)]
-pub enum Command {
-    /// Begin or join an operation.
-    Op {
-        /// What.
-        request: Request,
-        /// End the supervisor when the stop is over.
-        supervisor_too: bool,
-        /// Events until the end, or why not.
-        answer: oneshot::Sender<Result<mpsc::Receiver<pb::OpEvent>, Refusal>>,
-    },
-    /// A link makes no progress.
-    Stall {
-        /// The other end.
-        name: InstanceName,
-        /// Its life.
-        incarnation: u64,
-    },
-    /// Put the binary that lies there now in our place; there is an answer only when that fails.
-    Reexec(oneshot::Sender<Result<(), Refusal>>),
+    CallerLeft(u64),
+    Loaded(Result<Box<Config>, String>),
 }
 
 /// What the control thread answers from.
@@ -117,6 +106,16 @@ pub struct Snapshot {
     pub timing: Option<pb::Timing>,
     /// Public addresses.
     pub addresses: Vec<String>,
+    /// Operations that run, wait or ended lately.
+    pub ops: Vec<pb::OpSummary>,
+    /// Slots that a command has set, with those of the configuration.
+    pub overrides: Vec<(Daemon, u16, u16)>,
+    /// Hash of the configuration.
+    pub config_hash: String,
+    /// Instances that were started with another one.
+    pub behind: Vec<InstanceName>,
+    /// Timing of the last starts, latest first.
+    pub starts: Arc<Vec<Timing>>,
 }
 
 /// A child and all that watches it: dropped together.
@@ -129,12 +128,6 @@ struct Child {
     tasks: JoinSet<()>,
     /// When its end was seen, while what it left behind is being killed.
     ended: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Subscribers {
-    began: Instant,
-    list: Vec<mpsc::Sender<pb::OpEvent>>,
 }
 
 /// The first start, with its retries.
@@ -160,8 +153,18 @@ pub struct Engine {
     commands: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     nodes: watch::Sender<Arc<node::Table>>,
-    subscribers: BTreeMap<u64, Subscribers>,
+    book: Book,
+    events: mpsc::Sender<pb::Event>,
+    /// Timing of the last full starts, latest first.
+    starts: Arc<Vec<Timing>>,
+    /// File of the slots that commands have set.
+    overrides: Overrides,
+    /// What each daemon reads of the configuration, and what each generation was started with.
+    fingerprints: BTreeMap<Daemon, u64>,
+    marks: BTreeMap<InstanceName, u64>,
     quiesce: JoinSet<()>,
+    /// Waits for callers that their operations are not to outlive.
+    watchers: JoinSet<()>,
     began: Instant,
     epoch: u64,
     heritage: Heritage,
@@ -183,6 +186,15 @@ pub struct Engine {
     exit: Option<u8>,
 }
 
+/// The ends of the control thread's queues.
+#[derive(Debug)]
+pub struct Ports {
+    /// What clients ask for.
+    pub commands: mpsc::Receiver<Command>,
+    /// What happened.
+    pub events: mpsc::Sender<pb::Event>,
+}
+
 /// The ends of the engine that the control thread holds.
 #[derive(Debug)]
 pub struct Published {
@@ -199,7 +211,7 @@ impl Engine {
         config: Arc<Config>,
         runtime: Runtime,
         mut heritage: Heritage,
-        commands: mpsc::Receiver<Command>,
+        ports: Ports,
         counters: Arc<Counters>,
         console: Console,
     ) -> (Self, Published) {
@@ -209,10 +221,10 @@ impl Engine {
         let listeners = std::mem::take(&mut heritage.listeners);
         let (began, epoch) = (heritage.zero, heritage.epoch);
         let ledger = Ledger::new(runtime.ledger());
+        let overrides = Overrides::open(&config);
         let (nodes, nodes_out) = watch::channel(Arc::new(node::Table::default()));
-        let (snapshot, snapshot_out) = watch::channel(Arc::new(take(&table, Duration::ZERO, &Listeners::default())));
+        let (snapshot, snapshot_out) = watch::channel(Arc::new(take(&table, Duration::ZERO)));
         let engine = Self {
-            config,
             runtime,
             table,
             listeners,
@@ -220,11 +232,18 @@ impl Engine {
             log_offsets: BTreeMap::new(),
             tx,
             rx,
-            commands,
+            commands: ports.commands,
             snapshot,
             nodes,
-            subscribers: BTreeMap::new(),
+            book: Book::default(),
+            events: ports.events,
+            starts: Arc::default(),
+            overrides,
+            fingerprints: crate::reload::fingerprints(&config.json),
+            config,
+            marks: BTreeMap::new(),
             quiesce: JoinSet::new(),
+            watchers: JoinSet::new(),
             began,
             epoch,
             heritage,
@@ -271,7 +290,7 @@ impl Engine {
     /// # Errors
     /// The signal handlers cannot be installed.
     pub async fn run(mut self) -> std::io::Result<(u8, Runtime)> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR2, SIGCHLD])?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD])?;
         crate::reexec::unblock_signals()?;
         self.first = Some(First { op: 0, retries: self.config.start_retries, pause: REFRESH, again_at: None });
         self.inherit();
@@ -322,7 +341,8 @@ impl Engine {
 
     fn wake(&self) -> Option<Instant> {
         let steady = |s: State| matches!(s, State::Ready | State::Down | State::Failed);
-        let refresh = self.snapshot.borrow().instances.iter().any(|i| !steady(i.state)).then(|| Instant::now() + REFRESH);
+        let moving = self.snapshot.borrow().instances.iter().any(|i| !steady(i.state)) || !self.table.ops().is_empty();
+        let refresh = moving.then(|| Instant::now() + REFRESH);
         let due = self.table.next_deadline().map(|at| self.began + at);
         let again = self.first.as_ref().and_then(|f| f.again_at);
         [refresh, due, again, self.hold_until, self.notifier.next()].into_iter().flatten().min()
@@ -357,7 +377,25 @@ impl Engine {
             }
             changed
         });
-        self.snapshot.send_replace(Arc::new(take(&self.table, now, &self.listeners)));
+        let overridden = self.table.overridden();
+        // What commands have set survives us. A file that cannot be written is tried again with the next turn.
+        if let Err(err) = self.overrides.save(&overridden, &self.config.slots) {
+            tracing::error!(%err, "overrides not saved");
+        }
+        let configured = |d: &Daemon| self.config.slots.get(d).copied().unwrap_or(1);
+        let snapshot = Snapshot {
+            addresses: self.listeners.addresses(),
+            ops: self.op_list(now),
+            starts: self.starts.clone(),
+            overrides: overridden.iter().map(|(d, n)| (*d, *n, configured(d))).collect(),
+            config_hash: self.config.hash.clone(),
+            behind: self.behind(),
+            ..take(&self.table, now)
+        };
+        self.snapshot.send_replace(Arc::new(snapshot));
+        for op in self.table.ops() {
+            self.book.progress(op.id(), || self.table.held_up_by(now, op));
+        }
     }
 
     fn on_message(&mut self, msg: Msg) {
@@ -373,42 +411,16 @@ impl Engine {
                 Vec::new()
             }
             Msg::Ended(name, generation) => self.on_end(name, generation),
+            Msg::Loaded(loaded) => {
+                self.loaded(loaded);
+                Vec::new()
+            }
+            Msg::CallerLeft(op) => {
+                self.caller_left(op);
+                Vec::new()
+            }
         };
         self.perform(actions);
-    }
-
-    fn on_command(&mut self, command: Command) {
-        match command {
-            Command::Stall { name, incarnation } => {
-                self.counters.stalls.inc();
-                self.table.stall(name, incarnation);
-            }
-            Command::Reexec(answer) => self.reexec(Some(answer)),
-            Command::Op { request, supervisor_too, answer } => {
-                let begun = self.begin(request).map(|id| {
-                    self.leave |= supervisor_too;
-                    let (tx, rx) = mpsc::channel(OP_EVENTS_MAX);
-                    self.subscribers.entry(id).or_insert_with(|| Subscribers { began: Instant::now(), list: Vec::new() }).list.push(tx);
-                    rx
-                });
-                // A caller that left meanwhile does not stop the operation.
-                if answer.send(begun).is_err() {
-                    tracing::debug!("caller left before its answer");
-                }
-            }
-        }
-    }
-
-    fn begin(&mut self, request: Request) -> Result<u64, Refusal> {
-        if let Kind::Scale(daemon, slots) = request.kind {
-            self.afford(daemon, slots)?;
-        }
-        if request.kind == Kind::Start && self.listeners.is_closed() {
-            let opened = Listeners::open(&self.config.public, &mut self.passed);
-            self.listeners = opened.map_err(|e| Refusal::new(6, format!("start failed: {e}; nothing was started")))?;
-            self.listeners.each(|name, listener| self.notifier.store(&Passed::listener_name(name), listener));
-        }
-        self.table.begin(self.now(), request)
     }
 
     /// Nobody is queued for a node that is down, not even by systemd's copies.
@@ -441,47 +453,6 @@ impl Engine {
         self.console.line(&format!("next attempt in {:.0} s, {} left after it", first.pause.as_secs_f64(), first.retries));
         first.pause = (first.pause * 2).min(crate::limits::BACKOFF_CAP);
     }
-
-    fn on_signal(&mut self, signal: i32) {
-        match signal {
-            SIGCHLD => {
-                orphans::reap(|pid| self.knows(pid));
-                let halted: Vec<(InstanceName, u64)> =
-                    self.children.iter().filter(|(_, c)| c.process.halted()).map(|(n, c)| (*n, c.generation)).collect();
-                for (name, generation) in halted {
-                    tracing::warn!(%name, "process was stopped by a signal, probing it");
-                    let actions = self.table.step(self.now(), name, generation, Fact::Halted);
-                    self.perform(actions);
-                }
-            }
-            SIGUSR2 => self.reexec(None),
-            SIGQUIT => tracing::info!(table = ?self.table, "state on request"),
-            SIGHUP if !self.console.is_terminal() => tracing::info!("SIGHUP: reload is not supported, restart to read the configuration"),
-            _ => self.stop_signal(),
-        }
-    }
-
-    /// First: drain. Second: one second. Third: kill.
-    fn stop_signal(&mut self) {
-        self.stop_signals += 1;
-        self.leave = true;
-        self.first = None;
-        self.notifier.stopping();
-        if self.table.is_down() {
-            self.exit = Some(0);
-            return;
-        }
-        let flags = crate::table::Flags { fast: self.stop_signals == 2, now: self.stop_signals > 2, ..Default::default() };
-        self.console.line(match self.stop_signals {
-            1 => "stopping: again for deadlines of 1 s",
-            2 => "stopping fast: again to kill",
-            _ => "killing",
-        });
-        let request = Request { kind: Kind::Stop, names: Vec::new(), key: String::new(), flags };
-        if let Err(refusal) = self.begin(request) {
-            tracing::error!(%refusal, "stop refused");
-        }
-    }
 }
 
 /// Descriptors that are given up when there are no others.
@@ -497,7 +468,7 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-fn take(table: &Table, now: Time, listeners: &Listeners) -> Snapshot {
+fn take(table: &Table, now: Time) -> Snapshot {
     Snapshot {
         taken: Instant::now(),
         overall: table.overall(),
@@ -505,6 +476,11 @@ fn take(table: &Table, now: Time, listeners: &Listeners) -> Snapshot {
         epoch: table.epoch(),
         instances: table.views(now),
         timing: table.timing().map(crate::timing::Timing::to_proto),
-        addresses: listeners.addresses(),
+        addresses: Vec::new(),
+        ops: Vec::new(),
+        overrides: Vec::new(),
+        config_hash: String::new(),
+        behind: Vec::new(),
+        starts: Arc::default(),
     }
 }

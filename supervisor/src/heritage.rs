@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::ledger::{Ledger, Saved};
 use crate::listeners::Listeners;
 use crate::notify::Passed;
+use crate::overrides::Overrides;
 use crate::process::Process;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::spec::DaemonSpec;
@@ -52,7 +53,9 @@ pub fn monotonic_ns() -> u64 {
 
 fn new_table(config: &Config, epoch: u64) -> Table {
     let seed = u64::from(std::process::id()) << 32 | u64::from(config.node_id);
-    Table::new(config.spec.clone(), config.slots.clone(), epoch, seed)
+    let mut table = Table::new(config.spec.clone(), config.slots.clone(), epoch, seed);
+    table.preset(&Overrides::open(config).over(&config.slots));
+    table
 }
 
 /// Slots as configured, by daemon name.

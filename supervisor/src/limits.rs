@@ -70,6 +70,36 @@ pub const COMMANDS_MAX: usize = 64;
 pub const FACTS_MAX: usize = 1024;
 /// Events of one operation kept for a slow reader; then it is dropped, the operation goes on.
 pub const OP_EVENTS_MAX: usize = 1024;
+/// Operations that wait for others; more are refused (75).
+pub const OPS_WAITING_MAX: usize = 16;
+/// Finished operations that are remembered: their keys join, their end can be asked for.
+pub const OPS_DONE_MAX: usize = 64;
+/// Events of one operation that a later caller still sees.
+pub const OP_HISTORY_MAX: usize = 64;
+/// A generation of a roll must be Ready for this long before the next one is replaced. Source: `design/supervisor.md` §4.12.
+pub const MIN_READY: Duration = Duration::from_secs(2);
+/// Starts whose times are kept for expectations. Source: `design/supervisor.md` §4.9.
+pub const STARTS_KEPT: usize = 5;
+/// Events kept in memory. Source: `design/supervisor.md` §4.11.
+pub const EVENT_RING: usize = 4096;
+/// Events on their way from the engine to the control thread; more are dropped and counted.
+pub const EVENTS_QUEUE_MAX: usize = 1024;
+/// Events that a subscriber may be behind; then it hears how much it missed and is let go.
+pub const EVENT_SUBSCRIBER_MAX: usize = 512;
+/// The event file is moved to `.1` above this size. Unit: bytes.
+pub const EVENT_FILE_BYTES_MAX: u64 = 16 << 20;
+/// Messages of one event or log stream on their way to its reader; the stream waits when it is full.
+pub const STREAM_QUEUE: usize = 64;
+/// Pause between two looks at a log that is followed.
+pub const LOG_FOLLOW_EVERY: Duration = Duration::from_millis(150);
+/// Bytes taken from a followed log at a time. Unit: bytes.
+pub const LOG_FOLLOW_BYTES: u64 = 256 << 10;
+/// Lines that may be asked of the end of a log.
+pub const LOG_LINES_MAX: usize = 10_000;
+/// Bytes read from the end of a log for them. Unit: bytes.
+pub const LOG_LAST_BYTES: u64 = 4 << 20;
+/// Logs in one stream.
+pub const LOG_STREAM_MAX: usize = 256;
 /// Slots of one pool. Bound by the gateway slot field of connection ids (6 bits).
 pub const SLOTS_MAX: u16 = 64;
 /// Descriptors 3..this are kept occupied in the supervisor, so that mapping a child's descriptors never hits one in use.

@@ -57,6 +57,20 @@ impl Listeners {
         Ok(Self { open })
     }
 
+    /// Follows a changed list: what stays the same stays open, what is new is bound, what is left over is closed. All of it, or nothing.
+    ///
+    /// # Errors
+    /// The first address that cannot be used.
+    pub fn follow(&mut self, wanted: &[PublicAddr]) -> Result<(), BindError> {
+        let same = |open: &PublicAddr| wanted.contains(open);
+        let new: Vec<PublicAddr> = wanted.iter().filter(|w| self.open.iter().all(|(a, _)| a != *w)).copied().collect();
+        let opened = Self::open(&new, &mut Passed::default())?;
+        self.open.retain(|(a, _)| same(a));
+        self.open.extend(opened.open);
+        self.open.sort_by_key(|(a, _)| wanted.iter().position(|w| w == a));
+        Ok(())
+    }
+
     /// True after [`Self::close`].
     #[must_use]
     pub fn is_closed(&self) -> bool {

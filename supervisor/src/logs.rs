@@ -4,26 +4,37 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::limits::{LOG_TAIL_BYTES, LOG_TAIL_LINES};
+use crate::limits::{LOG_LAST_BYTES, LOG_LINES_MAX, LOG_TAIL_BYTES, LOG_TAIL_LINES};
 
 /// The last [`LOG_TAIL_LINES`] lines that were written after `from` bytes. Empty when the file cannot be read.
 #[must_use]
 pub fn tail(path: &Path, from: u64) -> Vec<String> {
-    read_end(path, from).unwrap_or_default()
+    read_last(path, from, LOG_TAIL_LINES, LOG_TAIL_BYTES).unwrap_or_default()
 }
 
-fn read_end(path: &Path, from: u64) -> std::io::Result<Vec<String>> {
+/// The last `lines` lines, at most [`LOG_LINES_MAX`]. Empty when the file cannot be read.
+#[must_use]
+pub fn last(path: &Path, lines: usize) -> Vec<String> {
+    read_last(path, 0, lines.min(LOG_LINES_MAX), LOG_LAST_BYTES).unwrap_or_default()
+}
+
+/// Control characters of a daemon must not reach the terminal of who reads this.
+#[must_use]
+pub fn printable(line: &str) -> String {
+    line.chars().filter(|c| !c.is_control() || *c == '\t').collect()
+}
+
+fn read_last(path: &Path, from: u64, lines: usize, bytes_max: u64) -> std::io::Result<Vec<String>> {
     let mut file = File::open(path)?;
     let len = file.metadata()?.len();
-    let start = from.max(len.saturating_sub(LOG_TAIL_BYTES)).min(len);
+    let start = from.max(len.saturating_sub(bytes_max)).min(len);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
-    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+    file.take(bytes_max).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().collect();
-    let skip = lines.len().saturating_sub(LOG_TAIL_LINES);
-    // Control characters of a daemon must not reach the terminal of who reads this.
-    Ok(lines.into_iter().skip(skip).map(|l| l.chars().filter(|c| !c.is_control() || *c == '\t').collect()).collect())
+    let all: Vec<&str> = text.lines().collect();
+    let skip = all.len().saturating_sub(lines);
+    Ok(all.into_iter().skip(skip).map(printable).collect())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use wk_telemetry::{CounterVec, IntCounter, Metrics};
+use wk_telemetry::{CounterVec, Histogram, IntCounter, Metrics};
 
 use crate::cause::Cause;
 use crate::table::Sig;
@@ -11,6 +11,9 @@ use crate::table::Sig;
 const CAUSES: [&str; 9] = ["exit", "signal", "unknown", "spawn", "start-timeout", "hang", "identity", "oom", "daemonised"];
 const SIGNALS: [&str; 3] = ["term", "abort", "kill"];
 const RESULTS: [&str; 2] = ["ok", "failed"];
+
+/// Upper bounds of [`Counters::op_seconds`]. Unit: s.
+const OP_BUCKETS_S: [f64; 10] = [0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
 
 /// Counters of the engine.
 #[derive(Debug)]
@@ -23,6 +26,12 @@ pub struct Counters {
     pub stalls: IntCounter,
     /// Processes taken over from an earlier supervisor.
     pub adopted: IntCounter,
+    /// Time of operations, from the command to the end.
+    pub op_seconds: Histogram,
+    /// Events that found the queue full.
+    pub events_dropped: IntCounter,
+    /// Events that are in memory but not in the file.
+    pub events_unwritten: IntCounter,
 }
 
 impl Default for Counters {
@@ -34,6 +43,9 @@ impl Default for Counters {
             ops: page.counter_vec("wk_supervisor_operations_total", "Operations, by result.", "result", &RESULTS),
             stalls: page.counter("wk_supervisor_stall_reports_total", "Links reported without progress."),
             adopted: page.counter("wk_supervisor_adopted_total", "Processes taken over from an earlier supervisor."),
+            op_seconds: page.histogram("wk_supervisor_op_seconds", "Time of operations, waiting included.", &OP_BUCKETS_S),
+            events_dropped: page.counter("wk_supervisor_events_dropped_total", "Events lost on their way to the control thread."),
+            events_unwritten: page.counter("wk_supervisor_events_unwritten_total", "Events that are not in the event file."),
             page,
         }
     }

@@ -102,6 +102,15 @@ impl Process {
         }
     }
 
+    /// Sends any signal by its number, to this process alone. A process that is gone is not an error.
+    ///
+    /// # Errors
+    /// There is no such signal, or the kernel refuses.
+    pub fn deliver(&self, signal: i32) -> io::Result<()> {
+        let signal = Signal::from_named_raw(signal).ok_or_else(|| io::Error::other(format!("there is no signal {signal}")))?;
+        self.send(signal)
+    }
+
     fn send(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, signal) {
             Err(e) if e != rustix::io::Errno::SRCH => Err(e.into()),
@@ -214,7 +223,12 @@ pub fn usage(pid: u32) -> Usage {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<u64> = stat_fields(&stat).map(|f| f.parse().unwrap_or(0)).collect();
     let ticks = fields.get(11).copied().unwrap_or(0) + fields.get(12).copied().unwrap_or(0);
-    let open_fds = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let folder = format!("/proc/{pid}/fd");
+    // Since Linux 6.2 the size of the folder is their number; before, it is 0 and they are counted.
+    let open_fds = match fs::metadata(&folder).map_or(0, |m| m.len()) {
+        0 => fs::read_dir(folder).map_or(0, |d| d.count() as u64),
+        count => count,
+    };
     Usage {
         cpu_ms: ticks * 1000 / rustix::param::clock_ticks_per_second().max(1),
         memory_bytes: fields.get(21).copied().unwrap_or(0) * rustix::param::page_size() as u64,

@@ -81,6 +81,21 @@ pub fn stop_table(end: &pb::OpEnd) -> String {
     format!("{}\n{outcomes} · {left}", render(&table))
 }
 
+/// The steps of a dry run.
+#[must_use]
+pub fn plan_table(plan: &pb::PlanReply) -> String {
+    let mut table = plain_table(&["STEP", "T+ MS", "ACTION", "BECAUSE"], 4);
+    let time = |us: Option<u64>| us.map_or_else(|| "?".to_owned(), ms);
+    for (index, step) in plan.steps.iter().enumerate() {
+        table.add_row(vec![(index + 1).to_string(), time(step.at_us), step.action.clone(), step.because.clone()]);
+    }
+    if plan.total_us.is_some() && !plan.steps.is_empty() {
+        table.add_row(vec![String::new(), time(plan.total_us), "done".to_owned(), String::new()]);
+    }
+    let steps = if plan.steps.is_empty() { String::new() } else { format!("{}\n", render(&table)) };
+    format!("{steps}{}", plan.summary)
+}
+
 /// Everything about the end of an operation but its message.
 #[must_use]
 pub fn end_text(end: &pb::OpEnd) -> String {

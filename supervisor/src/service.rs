@@ -11,19 +11,23 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 use tonic::service::Routes;
 use wk_config::Env;
 use wk_proto::node::v1::node_table_server::NodeTableServer;
+use wk_proto::supervisor::v1 as pb;
 use wk_proto::supervisor::v1::supervisor_server::SupervisorServer;
+use wk_rpc::serve::ServeError;
 
 use crate::cgroup::Cgroups;
 use crate::config::{Config, LoadError, Source};
 use crate::console::Console;
-use crate::control::{ControlService, NodeService, Shared};
-use crate::engine::{Engine, Sockets};
+use crate::control::{ControlService, Guard, NodeService, Shared, accepted};
+use crate::engine::{Engine, Ports, Sockets};
+use crate::events::Hub;
 use crate::heritage::{self, Heritage};
-use crate::limits::{COMMANDS_MAX, NOFILE};
+use crate::limits::{COMMANDS_MAX, EVENTS_QUEUE_MAX, NOFILE};
 use crate::metrics::Counters;
 use crate::notify::{self, Beat, Notifier, Passed};
 use crate::orphans;
@@ -144,7 +148,14 @@ pub fn run(options: Options, env: &Env) -> Result<u8, ServiceError> {
     let mut console = Console::new(env.get("NO_COLOR").is_some_and(|v| !v.is_empty()), waiter.map(File::from));
     let code = match begin(&options, env, &mut passed, &mut console) {
         Ok((config, runtime, heritage)) => {
-            let sockets = [listen(&config.runtime_dir.join("control.sock"))?, listen(&config.runtime_dir.join("node.sock"))?];
+            let others = config.roles.is_open();
+            if others {
+                // Others may walk to the control socket; the folders of the other sockets stay closed.
+                let open = fs::set_permissions(&config.runtime_dir, Permissions::from_mode(0o711));
+                open.map_err(failed(config.runtime_dir.display().to_string()))?;
+            }
+            let sockets =
+                [listen(&config.runtime_dir.join("control.sock"), others)?, listen(&config.runtime_dir.join("node.sock"), false)?];
             serve(Arc::new(config), (runtime, heritage), console, Surroundings { env, passed, origin, sockets })?
         }
         Err(error) => {
@@ -253,10 +264,13 @@ fn serve(
     let copy = |socket: &UnixListener| socket.as_fd().try_clone_to_owned().map_err(failed("copy a socket"));
     let sockets = Sockets { origin, control: copy(&control)?, nodes: copy(&nodes)? };
     let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
+    let (events_in, events) = mpsc::channel(EVENTS_QUEUE_MAX);
     let counters = Arc::new(Counters::default());
+    let hub = Hub::open(&config.logs_dir, counters.clone());
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start the engine"))?;
     let (beat, watchdog) = (Arc::new(Beat::default()), notify::watchdog(env));
-    let (engine, published) = Engine::new(config.clone(), runtime, heritage, commands, counters.clone(), console);
+    let ports = Ports { commands, events: events_in };
+    let (engine, published) = Engine::new(config.clone(), runtime, heritage, ports, counters.clone(), console);
     orphans::become_parent().map_err(failed("become the parent of orphans"))?;
     let cgroups = Cgroups::open(&config.cgroup);
     let containment = match &cgroups {
@@ -273,10 +287,12 @@ fn serve(
         nodes: published.nodes,
         commands: commands_in,
         counters,
+        events: hub,
+        sampler: Arc::default(),
     };
     let (end, ended) = oneshot::channel();
     let engine = engine.with_systemd(Notifier::new(env, watchdog, beat.clone()), passed).with_sockets(sockets).with_cgroups(cgroups.ok());
-    let thread = control_thread(control, nodes, shared, ended, async move { beat.run(watchdog).await })?;
+    let thread = control_thread([control, nodes], shared, events, ended, async move { beat.run(watchdog).await })?;
     let (code, locks) = executor.block_on(engine.run()).map_err(failed("install signal handlers"))?;
     // The engine is gone, so every stream of the control thread has ended; it has a moment to deliver what is queued.
     drop(end);
@@ -295,27 +311,39 @@ fn serve(
 
 /// The supervisor's own log goes to `supervisor.log`: standard output belongs to people.
 fn logs_to_file(config: &Config) -> Result<wk_telemetry::LogHandle, ServiceError> {
-    let path = config.logs_dir.join("supervisor.log");
-    let file = File::options().create(true).append(true).open(&path).map_err(failed(path.display().to_string()))?;
-    rustix::stdio::dup2_stderr(&file).map_err(|e| failed("log")(e.into()))?;
+    log_to(&config.logs_dir.join("supervisor.log"))?;
     wk_telemetry::init(&config.log_filter, wk_telemetry::Format::Text).map_err(|e| failed("log filter")(io::Error::other(e)))
 }
 
-fn listen(path: &Path) -> Result<UnixListener, ServiceError> {
+/// Puts a file in the place of standard error.
+///
+/// # Errors
+/// It cannot be opened for writing.
+pub fn log_to(path: &Path) -> Result<(), ServiceError> {
+    let file = File::options().create(true).append(true).open(path).map_err(failed(path.display().to_string()))?;
+    rustix::stdio::dup2_stderr(&file).map_err(|e| failed("log")(e.into()))
+}
+
+/// `others`: peers of other users may connect; what they may do is judged by their credentials, not by the mode.
+fn listen(path: &Path, others: bool) -> Result<UnixListener, ServiceError> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(path.display().to_string())(e)),
         _ => {}
     }
-    // The folder is ours alone (0700): nobody can connect between these two calls.
-    let listener = UnixListener::bind(path).map_err(failed(path.display().to_string()))?;
-    fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed(path.display().to_string()))?;
-    Ok(listener)
+    // Bound, given its mode, and only then opened for connections: nobody gets in between.
+    let made = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| {
+        socket.bind(&SockAddr::unix(path)?)?;
+        fs::set_permissions(path, Permissions::from_mode(if others { 0o666 } else { 0o600 }))?;
+        socket.listen(128)?;
+        Ok(UnixListener::from(socket))
+    });
+    made.map_err(failed(path.display().to_string()))
 }
 
 fn control_thread(
-    control: UnixListener,
-    nodes: UnixListener,
+    [control, nodes]: [UnixListener; 2],
     shared: Shared,
+    events: mpsc::Receiver<pb::Event>,
     mut ended: oneshot::Receiver<()>,
     beat: impl Future<Output = ()> + Send + 'static,
 ) -> Result<JoinHandle<()>, ServiceError> {
@@ -326,14 +354,20 @@ fn control_thread(
             // An error means that the sender is gone: the same news.
             drop(stop.wait_for(|s| *s).await);
         };
-        let control = wk_rpc::serve(
-            control,
-            Routes::new(SupervisorServer::new(ControlService(shared.clone()))),
+        let hub = shared.events.clone();
+        let service = Guard::new(SupervisorServer::new(ControlService(shared.clone())), Arc::new(shared.config.roles.clone()), hub.clone());
+        let control = async {
+            control.set_nonblocking(true).map_err(ServeError::Listener)?;
+            let listener = tokio::net::UnixListener::from_std(control).map_err(ServeError::Listener)?;
+            let (routes, options) = (Routes::new(service), wk_rpc::ServeOptions::default());
+            wk_rpc::serve_incoming(accepted(listener), routes, options, stopped(stop.clone())).await
+        };
+        let table = wk_rpc::serve(
+            nodes,
+            Routes::new(NodeTableServer::new(NodeService(shared))),
             wk_rpc::ServeOptions::default(),
             stopped(stop.clone()),
         );
-        let table =
-            wk_rpc::serve(nodes, Routes::new(NodeTableServer::new(NodeService(shared))), wk_rpc::ServeOptions::default(), stopped(stop));
         let end = async move {
             // The beat has no end of its own; an error means that the engine is gone.
             tokio::select! {
@@ -341,7 +375,7 @@ fn control_thread(
                 () = beat => false,
             };
         };
-        let (control, table, ()) = tokio::join!(control, table, end);
+        let (control, table, (), ()) = tokio::join!(control, table, end, hub.run(events));
         for served in [control, table] {
             if let Err(err) = served {
                 tracing::error!(err = &err as &dyn std::error::Error, "control socket failed");

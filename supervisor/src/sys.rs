@@ -83,6 +83,32 @@ pub(crate) fn seal_inherited() -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Supplementary groups of the process at the other end of a Unix socket, as they were when it connected (`SO_PEERGROUPS`).
+///
+/// # Errors
+/// The kernel refuses.
+#[expect(unsafe_code, reason = "SO_PEERGROUPS has no safe wrapper")]
+pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0u32; 64];
+    loop {
+        let mut bytes = libc::socklen_t::try_from(std::mem::size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+        let buffer = groups.as_mut_ptr().cast::<libc::c_void>();
+        // SAFETY: `buffer` points to `bytes` writable bytes that live until the call returns, and `bytes` is a valid length in and out.
+        let done = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, buffer, &raw mut bytes) };
+        let count = bytes as usize / size_of::<u32>();
+        if done == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // Too small: the kernel has said how much it is.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
 /// Lets the runtime wait until a descriptor (a pidfd) is readable.
 ///
 /// # Errors

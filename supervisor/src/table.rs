@@ -7,7 +7,7 @@
 //! INVARIANT: at most one live process per instance; `Activate` never before every requirement is Ready; a state that is not Ready has a
 //! reason; facts of an older generation change nothing. [`Table::check`] asserts them after each step in debug builds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use wk_types::{Daemon, InstanceName};
@@ -22,17 +22,23 @@ mod command;
 mod describe;
 mod facts;
 mod instance;
+mod mark;
+mod moves;
 mod op;
+pub mod plan;
 mod request;
 mod restore;
+mod roll;
 #[cfg(test)]
 mod tests;
 
+pub use command::Waiting;
 pub use describe::{InstanceView, Overall};
 pub(crate) use instance::name_text;
-pub use instance::{EndStep, Ending, Instance, Rest, Run, State, Times};
+pub use instance::{EndStep, Ending, Instance, LastEnd, Rest, Run, State, Times};
+pub use moves::Move;
 pub use op::Op;
-pub use request::{End, Flags, Kind, Outcome, Refusal, Report, Request, Stop};
+pub use request::{End, Flags, Kind, Outcome, Pace, Refusal, Report, Request, Stop};
 pub use restore::{Desired, Leaving};
 
 /// Something that happened to one generation.
@@ -124,6 +130,8 @@ pub enum Action {
     },
     /// A crash, for the counters.
     Crashed(InstanceName, Cause),
+    /// An instance entered another state.
+    Moved(Box<Move>),
 }
 
 /// Desired and actual state of the node.
@@ -131,11 +139,15 @@ pub enum Action {
 pub struct Table {
     spec: Spec,
     slots: BTreeMap<Daemon, u16>,
+    /// Slots of the configuration; [`Self::slots`] are what a command made of them.
+    configured: BTreeMap<Daemon, u16>,
     stopped: BTreeSet<InstanceName>,
+    held: BTreeSet<InstanceName>,
     instances: BTreeMap<InstanceName, Instance>,
     admitted: bool,
     epoch: u64,
-    op: Option<Op>,
+    ops: Vec<Op>,
+    waiting: VecDeque<Waiting>,
     next_op: u64,
     bucket: RestartBucket,
     rng: u64,
@@ -149,12 +161,15 @@ impl Table {
     pub fn new(spec: Spec, slots: BTreeMap<Daemon, u16>, epoch: u64, seed: u64) -> Self {
         let mut table = Self {
             spec,
+            configured: slots.clone(),
             slots,
             stopped: BTreeSet::new(),
+            held: BTreeSet::new(),
             instances: BTreeMap::new(),
             admitted: false,
             epoch,
-            op: None,
+            ops: Vec::new(),
+            waiting: VecDeque::new(),
             next_op: 1,
             bucket: RestartBucket::default(),
             rng: seed | 1,
@@ -198,6 +213,7 @@ impl Table {
                 break;
             }
         }
+        self.observe(now);
         debug_assert_eq!(self.check(now), Ok(()));
         std::mem::take(&mut self.out)
     }
@@ -209,12 +225,13 @@ impl Table {
             (Some(run), _) => match &run.ending {
                 Some(ending) if ending.step == EndStep::Stuck => None,
                 Some(ending) => Some(ending.deadline),
+                None if self.held.contains(&i.name) => None,
                 None => run.start_deadline(self.start_timeout(i.name.daemon)),
             },
-            (None, Rest::Backoff { until, .. }) if self.wanted(i.name) => Some(*until),
+            (None, Rest::Backoff { until, .. }) if self.wanted(i.name) && !self.held.contains(&i.name) => Some(*until),
             _ => None,
         });
-        runs.chain(self.op.as_ref().and_then(Op::deadline)).min()
+        runs.chain(self.ops.iter().filter_map(Op::deadline)).min()
     }
 
     fn names(&self) -> Vec<InstanceName> {
@@ -237,7 +254,11 @@ impl Table {
 
     /// Begins to end a live generation, or goes a step further. Never goes back: a drain under way is not restarted by a later cause.
     fn end(&mut self, now: Time, name: InstanceName, cause: Option<Cause>, step: EndStep) {
-        let deadline = now + self.step_time(name.daemon, step);
+        // Somebody looks at it: a debugger makes every process look hung.
+        if cause.is_some() && self.held.contains(&name) {
+            return;
+        }
+        let deadline = now + self.step_time(name, step);
         let Some(instance) = self.instances.get_mut(&name) else { return };
         let generation = instance.generation;
         let Some(run) = instance.run.as_mut() else { return };
@@ -265,19 +286,18 @@ impl Table {
         self.out.push(Action::Signal(name, generation, sig));
     }
 
-    fn step_time(&self, daemon: Daemon, step: EndStep) -> Duration {
+    fn step_time(&self, name: InstanceName, step: EndStep) -> Duration {
         match step {
-            EndStep::Term if self.op.as_ref().is_some_and(Op::hurries) => FAST_DEADLINE,
-            EndStep::Term => self.spec.daemons.get(&daemon).map_or(FAST_DEADLINE, |d| d.term_deadline),
+            EndStep::Term if self.ops.iter().any(|o| o.covers(name) && o.request.flags.fast) => FAST_DEADLINE,
+            EndStep::Term => self.spec.daemons.get(&name.daemon).map_or(FAST_DEADLINE, |d| d.term_deadline),
             EndStep::Abort => ABORT_GRACE,
             EndStep::Kill | EndStep::Stuck => KILL_GRACE,
         }
     }
 
     fn note(&mut self, instance: InstanceName, bad: bool, text: String) {
-        if let Some(op) = self.op.as_ref() {
-            self.out.push(Action::OpText { op: op.id(), instance: Some(instance), text: text.clone() });
-        }
+        let told = self.ops.iter().filter(|o| o.covers(instance)).map(Op::id);
+        self.out.extend(told.map(|op| Action::OpText { op, instance: Some(instance), text: text.clone() }));
         self.out.push(Action::Note { instance, bad, text });
     }
 
@@ -314,10 +334,14 @@ impl Table {
         match &mut instance.rest {
             Rest::Spawning => {}
             _ if !in_slots => {
+                let (from, generation) = (instance.seen, instance.generation);
                 self.instances.remove(&name);
                 self.stopped.remove(&name);
+                self.held.remove(&name);
+                self.removed(name, generation, from);
             }
             rest if !wanted => *rest = Rest::Idle,
+            _ if self.held.contains(&name) => {}
             Rest::Idle => self.spawn(name),
             Rest::Backoff { until, .. } if *until <= now => {
                 match if instance.backoff.is_first() { Ok(()) } else { self.bucket.take(now) } {
@@ -341,7 +365,7 @@ impl Table {
         let needed = self.instances.values().any(|i| i.live() && !self.wanted(i.name) && self.spec.depends(i.name.daemon, name.daemon));
         let ending = self.instances.get(&name).and_then(|i| i.run.as_ref()).is_some_and(|r| r.ending.is_some());
         if !needed && !ending {
-            let step = if self.op.as_ref().is_some_and(Op::kills) { EndStep::Kill } else { EndStep::Term };
+            let step = if self.ops.iter().any(|o| o.covers(name) && o.request.flags.now) { EndStep::Kill } else { EndStep::Term };
             self.end(now, name, None, step);
         }
     }
@@ -368,7 +392,7 @@ impl Table {
 
     /// The whole required set is there for the first time, or a generation came back behind it.
     fn admit(&mut self) {
-        if self.op.as_ref().is_some_and(Op::leaves) {
+        if self.ops.iter().any(Op::leaves) {
             return;
         }
         let complete = self.spec.daemons.iter().filter(|(_, spec)| spec.required).all(|(daemon, _)| {

@@ -9,10 +9,12 @@ use wk_types::InstanceName;
 use super::{Child, Engine, FactSender, Msg, ReportSender};
 use crate::adopt::{Found, Marker};
 use crate::cause::Cause;
+use crate::events::Cause as EventCause;
 use crate::ledger::Intent;
+use crate::limits::STARTS_KEPT;
 use crate::process::Process;
 use crate::spawn::{self, Order};
-use crate::table::{Action, End, Fact};
+use crate::table::{Action, End, Fact, Move};
 use crate::{calls, logs, ready};
 
 impl Engine {
@@ -57,6 +59,7 @@ impl Engine {
                 }
                 Action::Note { instance, bad, text } => self.note(instance, bad, &text),
                 Action::Crashed(_, cause) => self.counters.crash(&cause),
+                Action::Moved(moved) => self.moved(*moved),
             }
         }
     }
@@ -96,6 +99,7 @@ impl Engine {
         let process = Process::new(spawned.pid, spawned.pidfd, &marker.identity());
         let pid = process.number();
         self.log_offsets.insert(name, spawned.log_offset);
+        self.marks.insert(name, self.fingerprints.get(&name.daemon).copied().unwrap_or(0));
         let start_time = crate::process::start_time(pid).unwrap_or(0);
         self.watch_child(name, generation, Found { marker, pid, start_time, process, recorded: true }, false);
         Fact::Spawned { pid, incarnation, began, exec: spawned.exec }
@@ -115,27 +119,42 @@ impl Engine {
             self.console.op(instance, &text);
         }
         let event = pb::OpEvent { op, instance: instance.map_or_else(String::new, |n| n.to_string()), text, ..Default::default() };
-        self.tell(op, event);
+        self.book.tell(op, event);
     }
 
-    fn tell(&mut self, op: u64, mut event: pb::OpEvent) {
-        let Some(subscribers) = self.subscribers.get_mut(&op) else { return };
-        event.at_us = u64::try_from(subscribers.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        // A reader that is slow or gone is dropped; the operation does not wait for it.
-        subscribers.list.retain(|tx| tx.try_send(event.clone()).is_ok());
+    fn moved(&mut self, moved: Move) {
+        self.send_event(pb::Event {
+            kind: "state".into(),
+            instance: moved.name.to_string(),
+            generation: moved.generation,
+            from: moved.from.name().into(),
+            to: moved.to.name().into(),
+            cause: moved.cause.name().into(),
+            text: moved.text,
+            ..Default::default()
+        });
     }
 
     fn op_end(&mut self, op: u64, end: End) {
-        self.quiesce.abort_all();
+        let request = self.book.request(op).cloned();
+        if request.as_ref().is_some_and(crate::table::Request::full) {
+            self.quiesce.abort_all();
+        }
         self.counters.op(end.code);
+        self.counters.op_seconds.observe(self.book.age(op).as_secs_f64());
+        let kind = request.as_ref().map_or("operation", |r| r.kind.name());
+        let text = format!("operation {op}: {kind} ended with {}: {}", end.code, end.message);
+        self.event(None, "operation", request.as_ref().map_or(EventCause::Supervisor, |r| super::command::op_cause(r.kind)), None, text);
+        if let Some(timing) = end.timing.as_ref().filter(|_| request.as_ref().is_some_and(crate::table::Request::full)) {
+            self.remember_start(timing.clone());
+        }
         let log_tail = end
             .failed
             .map_or_else(Vec::new, |name| logs::tail(&self.config.log_path(name), self.log_offsets.get(&name).copied().unwrap_or(0)));
         let end = end_to_proto(end, log_tail);
         self.console.end(&end, &self.listeners.addresses());
         let code = end.code;
-        self.tell(op, pb::OpEvent { op, text: end.message.clone(), end: Some(pb::op_event::End::Done(end)), ..Default::default() });
-        self.subscribers.remove(&op);
+        self.book.tell(op, pb::OpEvent { op, text: end.message.clone(), end: Some(pb::op_event::End::Done(end)), ..Default::default() });
         if self.first.as_ref().is_some_and(|f| f.op == op) {
             match code {
                 0 => {
@@ -150,6 +169,14 @@ impl Engine {
         } else if self.leave && code == 70 {
             self.exit = Some(crate::service::EXIT_CHILDREN_LEFT);
         }
+    }
+}
+
+impl Engine {
+    fn remember_start(&mut self, timing: crate::timing::Timing) {
+        let mut starts: Vec<_> = std::iter::once(timing).chain(self.starts.iter().cloned()).collect();
+        starts.truncate(STARTS_KEPT);
+        self.starts = starts.into();
     }
 }
 

@@ -125,6 +125,6 @@ impl Engine {
     pub(super) fn start_request(&self) -> Request {
         let wanted: Vec<String> = self.table.instances().filter(|i| self.table.wanted(i.name)).map(|i| i.name.to_string()).collect();
         let all = wanted.is_empty() || wanted.len() == self.table.instances().count();
-        Request { kind: Kind::Start, names: if all { Vec::new() } else { wanted }, key: String::new(), flags: Flags::default() }
+        Request::new(Kind::Start, if all { Vec::new() } else { wanted }, Flags::default())
     }
 }

@@ -134,6 +134,8 @@ fn status(snapshot: &Snapshot) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::table::InstanceView;
 
@@ -151,11 +153,28 @@ mod tests {
             crash_loop: false,
             wanted: true,
             adopted: false,
+            held: false,
+            last_end: None,
+            crashes: 0,
+            next_attempt: None,
         }
     }
 
     fn snapshot(admitted: bool, overall: Overall, instances: Vec<InstanceView>) -> Snapshot {
-        Snapshot { taken: Instant::now(), overall, admitted, epoch: 1, instances, timing: None, addresses: Vec::new() }
+        Snapshot {
+            taken: Instant::now(),
+            overall,
+            admitted,
+            epoch: 1,
+            instances,
+            timing: None,
+            addresses: Vec::new(),
+            ops: Vec::new(),
+            overrides: Vec::new(),
+            config_hash: String::new(),
+            behind: Vec::new(),
+            starts: Arc::default(),
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wk_proto::node::v1 as node;
 use wk_types::{Daemon, InstanceName};
 
-use super::{EndStep, Instance, Kind, Op, Rest, Run, State, Table};
+use super::{EndStep, Instance, Kind, LastEnd, Op, Rest, Run, State, Table, Waiting};
 use crate::backoff::Time;
 use crate::spec::Spec;
 use crate::timing::Timing;
@@ -37,6 +37,14 @@ pub struct InstanceView {
     pub wanted: bool,
     /// Begun by an earlier supervisor.
     pub adopted: bool,
+    /// Left alone by order of an operator.
+    pub held: bool,
+    /// How the last generation ended.
+    pub last_end: Option<LastEnd>,
+    /// Crashes that count for the pauses.
+    pub crashes: u32,
+    /// Until the next attempt.
+    pub next_attempt: Option<Duration>,
 }
 
 /// The node in one word.
@@ -93,10 +101,15 @@ impl Table {
         &self.spec
     }
 
-    /// The running operation.
+    /// The running operations.
     #[must_use]
-    pub fn op(&self) -> Option<&Op> {
-        self.op.as_ref()
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// Requests that wait for an operation in their way.
+    pub fn waiting(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.iter()
     }
 
     /// Wanted slots of a daemon.
@@ -108,14 +121,14 @@ impl Table {
     /// Nothing is wanted, nothing runs, nothing is under way.
     #[must_use]
     pub fn is_down(&self) -> bool {
-        self.op.is_none() && self.instances.values().all(|i| !i.live() && !self.wanted(i.name))
+        self.ops.is_empty() && self.waiting.is_empty() && self.instances.values().all(|i| !i.live() && !self.wanted(i.name))
     }
 
     /// The node in one word.
     #[must_use]
     pub fn overall(&self) -> Overall {
-        let leaving = self.op.as_ref().is_some_and(Op::leaves);
-        let starting = self.op.as_ref().is_some_and(|op| op.kind() == Kind::Start);
+        let leaving = self.ops.iter().any(Op::leaves);
+        let starting = self.ops.iter().any(|op| op.kind() == Kind::Start);
         if leaving {
             Overall::Stopping
         } else if self.instances.values().all(|i| !i.live() && !self.wanted(i.name)) {
@@ -154,73 +167,142 @@ impl Table {
             crash_loop: instance.backoff.crash_loop(now),
             wanted: self.wanted(name),
             adopted: run.is_some_and(|r| r.adopted),
+            held: self.held.contains(&name),
+            last_end: instance.last_end,
+            crashes: instance.backoff.crashes(),
+            next_attempt: match &instance.rest {
+                Rest::Backoff { until, .. } if !self.held.contains(&name) => Some(until.saturating_sub(now)),
+                _ => None,
+            },
         })
     }
 
-    fn describe(&self, now: Time, instance: &Instance) -> (State, String) {
-        if let Some(run) = &instance.run {
-            return self.describe_run(now, instance.name, run);
+    /// State of an instance; cheap.
+    pub(super) fn state(&self, now: Time, instance: &Instance) -> State {
+        let Some(run) = &instance.run else {
+            return match &instance.rest {
+                Rest::Spawning => State::Spawning,
+                _ if !self.wanted(instance.name) => State::Down,
+                _ if self.held.contains(&instance.name) => State::Down,
+                Rest::Idle => State::Spawning,
+                Rest::Backoff { .. } => State::Backoff,
+                Rest::Failed(_) => State::Failed,
+            };
+        };
+        if let Some(ending) = &run.ending {
+            return match ending.step {
+                EndStep::Term => State::Draining,
+                EndStep::Abort | EndStep::Kill => State::Stopping,
+                EndStep::Stuck => State::Stuck,
+            };
         }
-        match &instance.rest {
-            Rest::Spawning => (State::Spawning, "fork and exec under way".into()),
-            _ if !self.wanted(instance.name) => {
-                let last = instance.last_exit.map_or(String::new(), |exit| format!(", last {exit}"));
-                (State::Down, format!("not wanted{last}"))
-            }
-            Rest::Idle => (State::Spawning, "about to be started".into()),
-            Rest::Backoff { until, cause } => {
-                let wait = until.saturating_sub(now).as_secs_f64();
-                let flag = if instance.backoff.crash_loop(now) { "; crash loop" } else { "" };
-                (State::Backoff, format!("{cause}; next try in {wait:.1} s{flag}"))
-            }
-            Rest::Failed(cause) => (State::Failed, format!("{cause}; not restarted, `wkctl start` tries again")),
+        if run.times.activate.is_none() {
+            let failed = self.missing(now, instance.name).any(|i| matches!(i.rest, Rest::Failed(_)));
+            return if failed { State::Blocked } else { State::Waiting };
+        }
+        if run.unconfirmed.is_some() {
+            return State::Starting;
+        }
+        match (run.times.ready.is_some(), run.serving) {
+            (_, true) if run.misses > 0 => State::Suspect,
+            (_, true) => State::Ready,
+            (true, false) => State::Degraded,
+            (false, false) => State::Starting,
         }
     }
 
-    fn describe_run(&self, now: Time, name: InstanceName, run: &Run) -> (State, String) {
+    /// Requirements that are not ready.
+    fn missing(&self, _now: Time, name: InstanceName) -> impl Iterator<Item = &Instance> {
+        let required: Vec<Daemon> = self.spec.requires(name.daemon).collect();
+        self.instances.values().filter(move |i| required.contains(&i.name.daemon) && !i.ready())
+    }
+
+    fn describe(&self, now: Time, instance: &Instance) -> (State, String) {
+        let state = self.state(now, instance);
+        let mut why = match &instance.run {
+            Some(run) => self.why_run(now, instance.name, run, state),
+            None => self.why_rest(now, instance),
+        };
+        if self.held.contains(&instance.name) {
+            let sep = if why.is_empty() { "" } else { "; " };
+            why = format!("held by an operator{sep}{why}");
+        }
+        (state, why)
+    }
+
+    fn why_rest(&self, now: Time, instance: &Instance) -> String {
+        let held = self.held.contains(&instance.name);
+        match &instance.rest {
+            Rest::Spawning => "fork and exec under way".into(),
+            _ if !self.wanted(instance.name) => {
+                let last = instance.last_end.map_or(String::new(), |end| format!(", last {}", end.exit));
+                format!("not wanted{last}")
+            }
+            Rest::Idle if held => instance.last_end.map_or_else(|| "not started".into(), |end| end.exit.to_string()),
+            Rest::Idle => "about to be started".into(),
+            Rest::Backoff { cause, .. } if held => format!("{cause}; `wkctl unhold` starts it"),
+            Rest::Backoff { until, cause } => {
+                let wait = until.saturating_sub(now).as_secs_f64();
+                let flag = if instance.backoff.crash_loop(now) { "; crash loop" } else { "" };
+                format!("{cause}; next try in {wait:.1} s{flag}")
+            }
+            Rest::Failed(cause) => format!("{cause}; not restarted, `wkctl start` tries again"),
+        }
+    }
+
+    fn why_run(&self, now: Time, name: InstanceName, run: &Run, state: State) -> String {
         if let Some(ending) = &run.ending {
             let since = now.saturating_sub(ending.began).as_secs_f64();
             let left = ending.deadline.saturating_sub(now).as_secs_f64();
             let why = ending.cause.as_ref().map_or_else(|| "stopping".to_owned(), ToString::to_string);
             return match ending.step {
-                EndStep::Term => (State::Draining, format!("{why}; SIGTERM {since:.1} s ago, killed in {left:.1} s")),
-                EndStep::Abort | EndStep::Kill => (State::Stopping, format!("{why}; being killed for {since:.1} s")),
-                EndStep::Stuck => (State::Stuck, format!("{why}; not gone {since:.1} s after the first signal")),
+                EndStep::Term => format!("{why}; SIGTERM {since:.1} s ago, killed in {left:.1} s"),
+                EndStep::Abort | EndStep::Kill => format!("{why}; being killed for {since:.1} s"),
+                EndStep::Stuck => format!("{why}; not gone {since:.1} s after the first signal"),
             };
         }
-        if run.times.activate.is_none() {
-            return self.describe_waiting(name);
+        if let Some(since) = run.unconfirmed.filter(|_| run.times.activate.is_some()) {
+            return format!("adopted {:.1} s ago, no health answer yet", now.saturating_sub(since).as_secs_f64());
         }
-        if let Some(since) = run.unconfirmed {
-            return (State::Starting, format!("adopted {:.1} s ago, no health answer yet", now.saturating_sub(since).as_secs_f64()));
-        }
-        match (run.times.ready.is_some(), run.serving) {
-            (_, true) if run.misses > 0 => (State::Suspect, format!("{} liveness checks missed", run.misses)),
-            (_, true) => (State::Ready, String::new()),
-            (true, false) => (State::Degraded, "says it cannot take work".into()),
-            (false, false) if run.times.up.is_none() => (State::Starting, "no health answer yet".into()),
-            (false, false) => {
+        match state {
+            State::Suspect => format!("{} liveness checks missed", run.misses),
+            State::Ready => String::new(),
+            State::Degraded => "says it cannot take work".into(),
+            State::Starting if run.times.up.is_none() => "no health answer yet".into(),
+            State::Starting => {
                 let since = now.saturating_sub(run.times.activate.unwrap_or(now)).as_secs_f64();
-                (State::Starting, format!("activated {since:.1} s ago, not ready yet"))
+                format!("activated {since:.1} s ago, not ready yet")
             }
+            _ => self.why_waiting(now, name),
         }
     }
 
-    fn describe_waiting(&self, name: InstanceName) -> (State, String) {
-        let missing: Vec<&Instance> = self
-            .spec
-            .requires(name.daemon)
-            .flat_map(|d| self.instances.values().filter(move |i| i.name.daemon == d))
-            .filter(|i| !i.ready())
-            .collect();
+    fn why_waiting(&self, now: Time, name: InstanceName) -> String {
+        let missing: Vec<&Instance> = self.missing(now, name).collect();
         if let Some((failed, cause)) = missing.iter().find_map(|i| match &i.rest {
             Rest::Failed(cause) => Some((i.name, cause)),
             _ => None,
         }) {
-            return (State::Blocked, format!("{failed} failed: {cause}"));
+            return format!("{failed} failed: {cause}");
         }
         let list: Vec<String> = missing.iter().map(|i| i.name.to_string()).collect();
-        (State::Waiting, format!("waits for {}", if list.is_empty() { "its turn".into() } else { list.join(", ") }))
+        format!("waits for {}", if list.is_empty() { "its turn".into() } else { list.join(", ") })
+    }
+
+    /// From an instance down to what is at fault, each with its reason.
+    #[must_use]
+    pub fn chain(&self, now: Time, name: InstanceName) -> Vec<InstanceView> {
+        let mut chain: Vec<InstanceView> = self.view(now, name).into_iter().collect();
+        while let Some(last) = chain.last().filter(|v| matches!(v.state, State::Waiting | State::Blocked)) {
+            let missing: Vec<InstanceName> = self.missing(now, last.name).map(|i| i.name).collect();
+            // What failed explains more than what waits itself.
+            let worst = missing.into_iter().filter_map(|n| self.view(now, n)).max_by_key(|v| v.state.severity());
+            match worst.filter(|v| chain.iter().all(|c| c.name != v.name)) {
+                Some(view) => chain.push(view),
+                None => break,
+            }
+        }
+        chain
     }
 
     /// The table for [`node::node_table_server::NodeTable`]; `socket` names the sockets of a generation.
@@ -253,7 +335,7 @@ impl Table {
             epoch: self.epoch,
             node_id,
             admitted: self.admitted,
-            quiescing: self.op.as_ref().is_some_and(Op::quiescing),
+            quiescing: self.ops.iter().any(Op::quiescing),
             instances,
             pools: pools.collect(),
         }

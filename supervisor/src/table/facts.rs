@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wk_types::InstanceName;
 
-use super::{Action, EndStep, Ending, Fact, Outcome, Rest, Run, Stop, Table};
+use super::{Action, EndStep, Ending, Fact, LastEnd, Outcome, Rest, Run, Stop, Table};
 use crate::backoff::{Crash, Time};
 use crate::cause::{Cause, Exit};
 use crate::limits::LIVE_MISSES;
@@ -90,7 +90,8 @@ impl Table {
     fn exited(&mut self, now: Time, name: InstanceName, exit: Exit) {
         let Some(instance) = self.instances.get_mut(&name) else { return };
         let Some(run) = instance.run.take() else { return };
-        instance.last_exit = Some(exit);
+        let generation = instance.generation;
+        instance.last_end = Some(LastEnd { generation, exit, at: now, up: now.saturating_sub(run.times.spawn) });
         instance.rest = Rest::Idle;
         let took = run.ending.as_ref().map_or(Duration::ZERO, |e| now.saturating_sub(e.began));
         let outcome = match &run.ending {
@@ -107,7 +108,7 @@ impl Table {
                 self.crashed(now, name, cause, run.times.ready.map(|at| now.saturating_sub(at)));
             }
         }
-        if let Some(op) = &mut self.op {
+        for op in self.ops.iter_mut().filter(|o| o.covers(name)) {
             op.stopped(Stop { name, outcome, took, exit });
         }
     }

@@ -10,9 +10,10 @@ use crate::backoff::{Backoff, Time};
 use crate::cause::{Cause, Exit};
 
 /// State of an instance as shown, `design/supervisor.md` §4.2. It is derived from facts, never stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum State {
     /// Not wanted, nothing runs.
+    #[default]
     Down,
     /// Spawned early; an edge is not satisfied.
     Waiting,
@@ -41,6 +42,23 @@ pub enum State {
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Down,
+        Self::Waiting,
+        Self::Blocked,
+        Self::Spawning,
+        Self::Starting,
+        Self::Ready,
+        Self::Degraded,
+        Self::Suspect,
+        Self::Draining,
+        Self::Stopping,
+        Self::Stuck,
+        Self::Backoff,
+        Self::Failed,
+    ];
+
     /// Lower-case name for tables and JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -58,6 +76,21 @@ impl State {
             Self::Stuck => "stuck",
             Self::Backoff => "backoff",
             Self::Failed => "failed",
+        }
+    }
+
+    /// How much of an explanation it is for others that wait, larger is more.
+    #[must_use]
+    pub fn severity(self) -> u8 {
+        match self {
+            Self::Ready => 0,
+            Self::Waiting => 1,
+            Self::Spawning | Self::Starting | Self::Suspect | Self::Degraded => 2,
+            Self::Draining | Self::Stopping | Self::Down => 3,
+            Self::Blocked => 4,
+            Self::Backoff => 5,
+            Self::Stuck => 6,
+            Self::Failed => 7,
         }
     }
 
@@ -213,6 +246,19 @@ pub enum Rest {
     Failed(Cause),
 }
 
+/// End of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastEnd {
+    /// Which.
+    pub generation: u64,
+    /// Kernel's word.
+    pub exit: Exit,
+    /// When.
+    pub at: Time,
+    /// It lived this long.
+    pub up: Duration,
+}
+
 /// One slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
@@ -234,7 +280,10 @@ pub struct Instance {
     /// Time of the last of them.
     pub last_restart: Option<Time>,
     /// How the last generation ended.
-    pub last_exit: Option<Exit>,
+    pub last_end: Option<LastEnd>,
+    /// State that was last reported; not written down.
+    #[serde(skip)]
+    pub seen: State,
     /// Identity of the last generation, for the node table while nothing runs.
     pub last_incarnation: u64,
 }
@@ -252,7 +301,8 @@ impl Instance {
             start_crashes: 0,
             restarts: 0,
             last_restart: None,
-            last_exit: None,
+            last_end: None,
+            seen: State::Down,
             last_incarnation: 0,
         }
     }

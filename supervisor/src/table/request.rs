@@ -16,8 +16,24 @@ pub enum Kind {
     Stop,
     /// New generations, one after another; everything at once when nothing is named.
     Restart,
+    /// New generations, a few at a time, each proved before the next.
+    Roll,
     /// Another number of slots.
     Scale(Daemon, u16),
+}
+
+impl Kind {
+    /// The command's word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Roll => "roll",
+            Self::Scale(..) => "scale",
+        }
+    }
 }
 
 /// Choices of the caller.
@@ -29,10 +45,27 @@ pub struct Flags {
     pub keep_going: bool,
     /// Stop: dependants first.
     pub cascade: bool,
+    /// Stop: leave dependants running.
+    pub force_alone: bool,
     /// Stop: deadlines of one second.
     pub fast: bool,
     /// Stop: SIGKILL.
     pub now: bool,
+    /// Refuse instead of waiting for an operation in the way.
+    pub no_wait: bool,
+    /// Roll: how.
+    pub roll: Pace,
+}
+
+/// How a roll proceeds. Zero means the default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Instances of one daemon that are replaced at a time; 0: one.
+    pub max_unavailable: u32,
+    /// Pause for good after so many; 0: none.
+    pub canary: u32,
+    /// Ready for this long before the next one.
+    pub min_ready: Duration,
 }
 
 /// A command.
@@ -42,10 +75,24 @@ pub struct Request {
     pub kind: Kind,
     /// Daemons or instances; empty: everything.
     pub names: Vec<String>,
-    /// Same key as the running operation: joins it. Empty: none.
+    /// Same key as an operation: joins it. Empty: none.
     pub key: String,
     /// How.
     pub flags: Flags,
+}
+
+impl Request {
+    /// A request without a key.
+    #[must_use]
+    pub fn new(kind: Kind, names: Vec<String>, flags: Flags) -> Self {
+        Self { kind, names, key: String::new(), flags }
+    }
+
+    /// Everything, not some names.
+    #[must_use]
+    pub fn full(&self) -> bool {
+        self.names.is_empty() && !matches!(self.kind, Kind::Scale(..))
+    }
 }
 
 /// Why a command does not begin.

@@ -16,6 +16,9 @@ pub struct Desired {
     pub slots: BTreeMap<String, u16>,
     /// Instances that an operator (or a rollback) stopped.
     pub stopped: Vec<String>,
+    /// Instances that an operator holds.
+    #[serde(default)]
+    pub held: Vec<String>,
     /// Clients are admitted.
     pub admitted: bool,
     /// Of the node table.
@@ -45,7 +48,7 @@ impl Leaving {
             Self::Stop => Kind::Stop,
             Self::Restart => Kind::Restart,
         };
-        Request { kind, names: Vec::new(), key: String::new(), flags: Flags::default() }
+        Request::new(kind, Vec::new(), Flags::default())
     }
 }
 
@@ -53,14 +56,15 @@ impl Table {
     /// For a successor.
     #[must_use]
     pub fn desired(&self) -> Desired {
-        let leaving = self.op.as_ref().filter(|op| op.leaves()).and_then(|op| match op.kind() {
+        let leaving = self.ops.iter().find(|op| op.leaves()).and_then(|op| match op.kind() {
             Kind::Stop => Some(Leaving::Stop),
             Kind::Restart => Some(Leaving::Restart),
-            Kind::Start | Kind::Scale(..) => None,
+            Kind::Start | Kind::Roll | Kind::Scale(..) => None,
         });
         Desired {
             slots: self.spec.daemons.keys().map(|d| (d.name().to_owned(), self.slots(*d))).collect(),
             stopped: self.stopped.iter().map(ToString::to_string).collect(),
+            held: self.held.iter().map(ToString::to_string).collect(),
             admitted: self.admitted,
             epoch: self.epoch,
             next_op: self.next_op,
@@ -80,7 +84,7 @@ impl Table {
         let mut changed = false;
         for (name, slots) in &desired.slots {
             let Ok(daemon) = name.parse::<Daemon>() else { continue };
-            if configured.get(name) == self.slots.get(&daemon) {
+            if configured.get(name) == self.configured.get(&daemon) {
                 self.slots.insert(daemon, *slots);
             }
             changed |= self.slots.get(&daemon) != Some(slots);
@@ -89,6 +93,7 @@ impl Table {
         instances.retain(|name, _| name.slot < slots.get(&name.daemon).copied().unwrap_or(1));
         self.add_slots();
         self.stopped = desired.stopped.iter().filter_map(|n| n.parse().ok()).filter(|n| self.in_slots(*n)).collect();
+        self.held = desired.held.iter().filter_map(|n| n.parse().ok()).filter(|n| self.in_slots(*n)).collect();
         self.admitted = desired.admitted;
         self.epoch = self.epoch.max(desired.epoch + u64::from(changed));
         self.next_op = desired.next_op.max(1);
@@ -157,6 +162,6 @@ impl Table {
     /// True while an operation is under way.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.op.is_some()
+        !self.ops.is_empty() || !self.waiting.is_empty()
     }
 }

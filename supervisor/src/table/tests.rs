@@ -1,6 +1,6 @@
 //! The table against a model of the world: processes that obey, crash, hang and ignore.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -26,6 +26,9 @@ struct World {
     deaf: Vec<InstanceName>,
     /// Are activated and say nothing.
     mute: Vec<InstanceName>,
+    /// Orders not carried out yet, first in, first out, as in the engine.
+    orders: VecDeque<Action>,
+    obeying: bool,
 }
 
 fn at(daemon: Daemon) -> InstanceName {
@@ -52,12 +55,14 @@ impl World {
             missing: Vec::new(),
             deaf: Vec::new(),
             mute: Vec::new(),
+            orders: VecDeque::new(),
+            obeying: false,
         }
     }
 
     fn begin(&mut self, kind: Kind, names: &[&str], flags: Flags) -> Result<u64, Refusal> {
         let names = names.iter().map(|n| (*n).to_owned()).collect();
-        let id = self.table.begin(self.now, Request { kind, names, key: String::new(), flags });
+        let id = self.table.begin(self.now, Request::new(kind, names, flags));
         self.turn();
         id
     }
@@ -99,52 +104,62 @@ impl World {
     }
 
     fn obey(&mut self, actions: Vec<Action>) {
-        for action in actions {
-            match action {
-                Action::Spawn(name, generation) => {
-                    assert!(!self.live.contains_key(&name), "two live processes of {name}");
-                    if self.missing.contains(&name.daemon) {
-                        let cause = Cause::Spawn { text: "cannot execute /x: No such file".into(), permanent: true };
-                        let actions = self.table.step(self.now, name, generation, Fact::SpawnFailed(cause));
-                        self.obey(actions);
-                        continue;
-                    }
-                    self.live.insert(name, generation);
-                    let fact = Fact::Spawned { pid: 1, incarnation: generation, began: self.now, exec: Duration::ZERO };
-                    self.fact(name, fact);
-                    self.fact(name, Fact::HealthUp);
+        self.orders.extend(actions);
+        if std::mem::replace(&mut self.obeying, true) {
+            return;
+        }
+        while let Some(action) = self.orders.pop_front() {
+            self.carry_out(action);
+        }
+        self.obeying = false;
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Spawn(name, generation) => {
+                assert!(!self.live.contains_key(&name), "two live processes of {name}");
+                if self.missing.contains(&name.daemon) {
+                    let cause = Cause::Spawn { text: "cannot execute /x: No such file".into(), permanent: true };
+                    let actions = self.table.step(self.now, name, generation, Fact::SpawnFailed(cause));
+                    self.obey(actions);
+                    return;
                 }
-                Action::Activate(name, _) => {
-                    for edge in self.table.spec().requires(name.daemon).collect::<Vec<_>>() {
-                        // One or two missed liveness checks do not take readiness back.
-                        let ready = |v: &InstanceView| v.name.daemon == edge && matches!(v.state, State::Ready | State::Suspect);
-                        assert!(self.table.views(self.now).iter().any(ready), "{name} activated before {edge} was ready");
-                    }
-                    self.activated.push(name);
-                    if !self.mute.contains(&name) {
-                        self.fact(name, Fact::Serving(true));
-                    }
-                }
-                Action::Admit(name, _) => {
-                    assert!(self.table.admitted());
-                    self.admitted.push(name);
-                }
-                Action::Signal(name, generation, sig) => {
-                    assert_eq!(self.live.get(&name), Some(&generation), "signal to a process that is not there");
-                    match sig {
-                        Sig::Term if self.deaf.contains(&name) => {}
-                        Sig::Term => self.fact(name, Fact::Exited(Exit::Code(0))),
-                        Sig::Abort => {}
-                        Sig::Kill => self.fact(name, Fact::Exited(Exit::Signal { signal: 9, core: false })),
-                    }
-                }
-                Action::Quiesce { op, .. } => {
-                    self.table.quiesced(self.now, op, Report::default(), true);
-                    self.turn();
-                }
-                Action::OpEnd(_, end) => self.ended.push(*end),
-                Action::Probe(..) | Action::OpText { .. } | Action::Note { .. } | Action::Crashed(..) => {}
+                self.live.insert(name, generation);
+                let fact = Fact::Spawned { pid: 1, incarnation: generation, began: self.now, exec: Duration::ZERO };
+                self.fact(name, fact);
+                self.fact(name, Fact::HealthUp);
             }
+            Action::Activate(name, _) => {
+                for edge in self.table.spec().requires(name.daemon).collect::<Vec<_>>() {
+                    // One or two missed liveness checks do not take readiness back; what follows in the same step may.
+                    let fit = |v: &InstanceView| matches!(v.state, State::Ready | State::Suspect | State::Draining);
+                    let ready = |v: &InstanceView| v.name.daemon == edge && fit(v);
+                    assert!(self.table.views(self.now).iter().any(ready), "{name} activated before {edge} was ready");
+                }
+                self.activated.push(name);
+                if !self.mute.contains(&name) {
+                    self.fact(name, Fact::Serving(true));
+                }
+            }
+            Action::Admit(name, _) => {
+                assert!(self.table.admitted());
+                self.admitted.push(name);
+            }
+            Action::Signal(name, generation, sig) => {
+                assert_eq!(self.live.get(&name), Some(&generation), "signal to a process that is not there");
+                match sig {
+                    Sig::Term if self.deaf.contains(&name) => {}
+                    Sig::Term => self.fact(name, Fact::Exited(Exit::Code(0))),
+                    Sig::Abort => {}
+                    Sig::Kill => self.fact(name, Fact::Exited(Exit::Signal { signal: 9, core: false })),
+                }
+            }
+            Action::Quiesce { op, .. } => {
+                self.table.quiesced(self.now, op, Report::default(), true);
+                self.turn();
+            }
+            Action::OpEnd(_, end) => self.ended.push(*end),
+            Action::Probe(..) | Action::OpText { .. } | Action::Note { .. } | Action::Crashed(..) | Action::Moved(_) => {}
         }
     }
 
@@ -300,7 +315,8 @@ fn commands_meet_their_conflicts() {
     let mut world = World::new();
     world.mute.push(at(Daemon::Cluster));
     world.start();
-    assert_eq!(world.begin(Kind::Restart, &["api"], Flags::default()).unwrap_err().code, 75);
+    let no_wait = Flags { no_wait: true, ..Default::default() };
+    assert_eq!(world.begin(Kind::Restart, &["api"], no_wait).unwrap_err().code, 75);
     assert_eq!(world.begin(Kind::Stop, &["nobody"], Flags::default()).unwrap_err().code, 4);
     world.begin(Kind::Stop, &[], Flags::default()).unwrap();
     assert_eq!(world.ended.first().unwrap().code, 7, "the start was cancelled");
@@ -350,6 +366,12 @@ enum Step {
     Start(Option<usize>),
     Stop(Option<usize>, bool),
     Restart(Option<usize>),
+    Roll(Option<usize>, u32, u32),
+    Alone(usize),
+    Cancel(u64),
+    Hold(usize),
+    Unhold(usize),
+    Reset(usize),
     Scale(u16),
     Deaf(usize),
     Mute(usize),
@@ -369,7 +391,13 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop::option::of(who.clone()).prop_map(Step::Start),
         2 => (prop::option::of(who.clone()), any::<bool>()).prop_map(|(w, f)| Step::Stop(w, f)),
         2 => prop::option::of(who.clone()).prop_map(Step::Restart),
-        1 => (1..4u16).prop_map(Step::Scale),
+        2 => (prop::option::of(who.clone()), 0..3u32, 0..3u32).prop_map(|(w, u, c)| Step::Roll(w, u, c)),
+        1 => who.clone().prop_map(Step::Alone),
+        1 => (0..6u64).prop_map(Step::Cancel),
+        1 => who.clone().prop_map(Step::Hold),
+        1 => who.clone().prop_map(Step::Unhold),
+        1 => who.clone().prop_map(Step::Reset),
+        2 => (1..4u16).prop_map(Step::Scale),
         1 => who.clone().prop_map(Step::Deaf),
         1 => who.clone().prop_map(Step::Mute),
         1 => who.prop_map(Step::Missing),
@@ -400,6 +428,22 @@ impl World {
             Step::Start(w) => op(self, Kind::Start, name(self, w), Flags::default()),
             Step::Stop(w, fast) => op(self, Kind::Stop, name(self, w), Flags { fast, cascade: true, ..Default::default() }),
             Step::Restart(w) => op(self, Kind::Restart, name(self, w), Flags::default()),
+            Step::Roll(w, max_unavailable, canary) => {
+                let roll = Pace { max_unavailable, canary, min_ready: Duration::from_secs(2) };
+                op(self, Kind::Roll, name(self, w), Flags { roll, ..Default::default() });
+            }
+            Step::Alone(w) => op(self, Kind::Stop, name(self, Some(w)), Flags { force_alone: true, ..Default::default() }),
+            Step::Cancel(back) => {
+                let latest = self.table.ops().iter().map(Op::id).chain(self.table.waiting().map(|w| w.id)).max().unwrap_or(0);
+                drop(self.table.cancel(self.now, latest.saturating_sub(back), "a test"));
+                self.turn();
+            }
+            Step::Hold(w) => drop(self.table.hold(&[self.pick(w).to_string()])),
+            Step::Unhold(w) => drop(self.table.unhold(&[self.pick(w).to_string()])),
+            Step::Reset(w) => {
+                drop(self.table.reset(&[self.pick(w).to_string()]));
+                self.turn();
+            }
             Step::Scale(slots) => drop(self.begin(Kind::Scale(CHANNEL, slots), &[], Flags::default())),
             Step::Deaf(w) => self.deaf.push(self.pick(w)),
             Step::Mute(w) => self.mute.push(self.pick(w)),
@@ -407,6 +451,11 @@ impl World {
             Step::Heal => (self.deaf, self.mute, self.missing) = (Vec::new(), Vec::new(), Vec::new()),
         }
     }
+}
+
+/// Every operation that was begun ends, once.
+fn unended(world: &World) -> usize {
+    world.table.ops().len() + world.table.waiting().count()
 }
 
 proptest! {
@@ -429,5 +478,6 @@ proptest! {
         world.start();
         world.pass(10_000);
         prop_assert_eq!(world.table.overall(), Overall::Ready);
+        prop_assert_eq!(unended(&world), 0);
     }
 }

@@ -15,5 +15,5 @@ pub mod table;
 
 pub use client::{CallError, ClusterData, Op};
 pub use dial::{dial, dial_lazy};
-pub use serve::{ServeOptions, serve};
+pub use serve::{ServeOptions, serve, serve_incoming};
 pub use table::{Row, RowState, Table, TableWatch};

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use nix::unistd::Uid;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tower::util::MapResponseLayer;
 
 use crate::limits::{FRAME_BYTES, WINDOW_BYTES};
@@ -62,6 +64,22 @@ where
 {
     listener.set_nonblocking(true).map_err(ServeError::Listener)?;
     let listener = UnixListener::from_std(listener).map_err(ServeError::Listener)?;
+    serve_incoming(accepted(listener), routes, options, shutdown).await
+}
+
+/// [`serve`] for connections that the caller has accepted and judged itself.
+///
+/// # Errors
+/// [`ServeError`] for a failed server.
+///
+/// # Cancel safety
+/// Dropping the future closes all connections.
+pub async fn serve_incoming<S, C, F>(incoming: S, routes: Routes, options: ServeOptions, shutdown: F) -> Result<(), ServeError>
+where
+    S: Stream<Item = io::Result<C>>,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    F: Future<Output = ()>,
+{
     let identity = match options.identity {
         Some(text) => Some(http::HeaderValue::from_str(&text).map_err(|_| ServeError::Identity(text))?),
         None => None,
@@ -86,7 +104,7 @@ where
         .max_frame_size(FRAME_BYTES)
         .layer(stamp)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(accepted(listener), shutdown);
+        .serve_with_incoming_shutdown(incoming, shutdown);
     let overdue = async {
         ending.cancelled().await;
         tokio::time::sleep(LINGER).await;

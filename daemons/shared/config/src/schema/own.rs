@@ -189,6 +189,12 @@ section! {
         start_retries: u16 = 0, "startRetries", 0..=100;
         /// Control groups (v2) for the daemons: `auto` (those that systemd delegates), `off`, or a folder of the tree. Default auto.
         cgroup: String = "auto".into(), "cgroup";
+        /// Group whose members may do everything on the control socket, beside root and the own user. Default: none.
+        admin_group: String = String::new(), "adminGroup";
+        /// Group whose members may start, stop, restart, scale, roll, hold and reset. Default: none.
+        operator_group: String = String::new(), "operatorGroup";
+        /// Group whose members may look. Default: none.
+        viewer_group: String = String::new(), "viewerGroup";
     }
     sections {
         /// Per daemon, `supervisor.daemons.<name>.*`.

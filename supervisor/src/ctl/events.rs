@@ -1,0 +1,87 @@
+//! `wkctl events` and `wkctl logs`.
+
+use std::io::{self, Write};
+
+use tonic::transport::Channel;
+use wk_proto::supervisor::v1 as pb;
+use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
+
+use super::Failure;
+use super::cli::Output;
+use super::json;
+use super::text::wall;
+use crate::console::Paint;
+
+/// Exit code of a reader that was too slow: come back and ask again.
+const EXIT_LAGGED: u8 = 75;
+
+pub(super) async fn run(
+    mut client: SupervisorClient<Channel>,
+    ask: pb::EventsRequest,
+    output: Output,
+    paint: Paint,
+) -> Result<u8, Failure> {
+    let mut events = client.events(ask).await?.into_inner();
+    loop {
+        // Both branches are cancel-safe: a stream, a signal.
+        let event = tokio::select! {
+            event = events.message() => event?,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                return Ok(0);
+            }
+        };
+        let Some(event) = event else { return Ok(0) };
+        let lagged = event.kind == "lagged";
+        let text = match output {
+            Output::Table => line(&event, paint),
+            Output::Json => crate::events::to_json(&event).to_string(),
+            Output::Yaml => format!("---\n{}", json::yaml(&crate::events::to_json(&event))),
+            Output::Name => event.instance.clone(),
+        };
+        writeln!(io::stdout(), "{text}")?;
+        if lagged {
+            return Err(Failure::new(EXIT_LAGGED, format!("{} events were missed, this reader was too slow", event.lagged)));
+        }
+    }
+}
+
+/// One event for people.
+pub(super) fn line(event: &pb::Event, paint: Paint) -> String {
+    let what = match event.kind.as_str() {
+        "state" => {
+            let to = match event.to.as_str() {
+                "ready" => paint.good("ready"),
+                "failed" | "backoff" | "stuck" | "blocked" => paint.bad(&event.to),
+                other => paint.warn(other),
+            };
+            let text = if event.text.is_empty() { String::new() } else { format!(": {}", event.text) };
+            format!("{} → {to} ({}){text}", event.from, event.cause)
+        }
+        "denied" => paint.bad(&event.text),
+        _ => event.text.clone(),
+    };
+    let actor = if event.actor.is_empty() { String::new() } else { format!("  [{}]", event.actor) };
+    let generation = if event.generation > 0 { format!(" #{}", event.generation) } else { String::new() };
+    format!("{}  {:<21}  {what}{actor}", wall(event.wall_ms), format!("{}{generation}", event.instance))
+}
+
+pub(super) async fn logs(mut client: SupervisorClient<Channel>, ask: pb::LogsRequest, output: Output) -> Result<u8, Failure> {
+    let mut lines = client.logs(ask).await?.into_inner();
+    let mut widest = 0;
+    loop {
+        let line = tokio::select! {
+            line = lines.message() => line?,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                return Ok(0);
+            }
+        };
+        let Some(line) = line else { return Ok(0) };
+        widest = widest.max(line.instance.len());
+        match output {
+            Output::Json => writeln!(io::stdout(), "{}", serde_json::json!({ "instance": line.instance, "text": line.text }))?,
+            _ => writeln!(io::stdout(), "{:<widest$}  {}", line.instance, line.text)?,
+        }
+    }
+}

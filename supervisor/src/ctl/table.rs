@@ -1,0 +1,295 @@
+//! The status table for people: short, aligned, a reason for whatever is not ready.
+
+use std::collections::BTreeMap;
+
+use comfy_table::Cell;
+use wk_proto::node::v1::State;
+use wk_proto::supervisor::v1 as pb;
+
+use super::json::state_name;
+use super::text::{age, bytes, of_limit};
+use crate::console::Paint;
+use crate::report::{plain_table, render};
+
+/// How a table is drawn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    pub(super) paint: Paint,
+    /// All columns, reasons uncut.
+    pub(super) wide: bool,
+    /// Of the terminal; `None`: no terminal, nothing is cut.
+    pub(super) width: Option<usize>,
+}
+
+/// Columns that a narrow terminal does without, first to go first.
+const OPTIONAL: [&str; 3] = ["FDS", "CPU", "MEM"];
+const COLUMNS: [&str; 9] = ["NAME", "STATE", "PID", "UP", "RESTARTS", "CPU", "MEM", "FDS", "REASON"];
+const WIDE: [&str; 10] = ["NAME", "STATE", "PID", "GEN", "UP", "RESTARTS", "CPU", "MEM", "FDS", "REASON"];
+
+/// Processor use by instance, in tenths of a percent; what is missing is shown as the mean of its life.
+pub(super) type Rates = BTreeMap<String, u64>;
+
+/// The line above the table, addresses, overrides, operations.
+pub(super) fn head(snapshot: &pb::Snapshot, look: Look) -> String {
+    let paint = look.paint;
+    let ready = snapshot.instances.iter().filter(|i| i.state() == State::Ready).count();
+    let overall = match snapshot.overall.as_str() {
+        "ready" => paint.good("● ready"),
+        "degraded" => paint.warn("◐ degraded"),
+        other => paint.warn(&format!("○ {other}")),
+    };
+    let pending = snapshot.instances.iter().filter(|i| !i.pending_restart.is_empty()).count();
+    let pending = if pending == 0 { String::new() } else { format!(" ({pending} pending restart)") };
+    let mut line = format!(
+        "{}  {overall}   {ready}/{} ready   node {}   up {}   supervisor {}   config {}{pending}",
+        paint.strong("wukongim"),
+        snapshot.instances.len(),
+        snapshot.node_id,
+        age(snapshot.up_ms),
+        snapshot.supervisor_pid,
+        snapshot.config_hash
+    );
+    for address in &snapshot.addresses {
+        line.push_str(&format!("\n  {address}"));
+    }
+    for o in &snapshot.overrides {
+        line.push_str(&format!("\n  override: {}={} by command, the configuration says {}", o.daemon, o.slots, o.configured));
+    }
+    for o in &snapshot.ops {
+        let names = if o.names.is_empty() { "everything".to_owned() } else { o.names.join(" ") };
+        let by = if o.held_up_by.is_empty() { String::new() } else { format!(": {}", o.held_up_by.join(" · ")) };
+        line.push_str(&format!("\n  operation {} {}: {} {names}, {}{by}", o.op, o.state, o.kind, age(o.age_ms)));
+    }
+    line
+}
+
+/// Pools as trees.
+pub(super) fn table(snapshot: &pb::Snapshot, look: Look, rates: &Rates) -> String {
+    draw(&rows(snapshot, look, rates), look)
+}
+
+/// One line per instance, in the order given.
+pub(super) fn flat(snapshot: &pb::Snapshot, look: Look, rates: &Rates) -> String {
+    let rows: Vec<Row> = snapshot.instances.iter().map(|i| row(i, i.name.clone(), look, rates)).collect();
+    draw(&rows, look)
+}
+
+fn draw(rows: &[Row], look: Look) -> String {
+    let columns: &[&str] = if look.wide { &WIDE } else { &COLUMNS };
+    let dropped_max = if look.wide { 0 } else { OPTIONAL.len() };
+    let width = look.width.filter(|_| !look.wide).unwrap_or(usize::MAX);
+    let mut text = String::new();
+    for dropped in 0..=dropped_max {
+        let shown: Vec<&str> = columns.iter().copied().filter(|c| !OPTIONAL.iter().take(dropped).any(|o| o == c)).collect();
+        let mut table = plain_table(&shown, columns.len());
+        table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
+        for row in rows {
+            table.add_row(shown.iter().map(|c| Cell::new(row.get(c).map_or("", String::as_str))));
+        }
+        text = render(&table);
+        if text.lines().all(|l| l.chars().count() <= width) {
+            break;
+        }
+    }
+    text.lines().map(|l| colour(&cut(l, width), look.paint)).collect::<Vec<_>>().join("\n")
+}
+
+fn cut(line: &str, width: usize) -> String {
+    if line.chars().count() <= width {
+        return line.to_owned();
+    }
+    line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// The state is a word as well, so colour carries nothing alone.
+fn colour(line: &str, paint: Paint) -> String {
+    let word = line.split_whitespace().find_map(|w| match w {
+        "ready" => Some(paint.good(w)),
+        "failed" | "backoff" | "blocked" | "stuck" => Some(paint.bad(w)),
+        "waiting" | "spawning" | "starting" | "degraded" | "suspect" | "draining" | "stopping" => Some(paint.warn(w)),
+        _ => None,
+    });
+    let plain = line.split_whitespace().find(|w| word.as_ref().is_some_and(|p| p.contains(w)));
+    match (word, plain) {
+        (Some(word), Some(plain)) if paint.on => line.replacen(plain, &word, 1),
+        _ => line.to_owned(),
+    }
+}
+
+type Row = BTreeMap<&'static str, String>;
+
+fn rows(snapshot: &pb::Snapshot, look: Look, rates: &Rates) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut rest = snapshot.instances.as_slice();
+    while let Some(first) = rest.first() {
+        let daemon = daemon_of(&first.name);
+        let count = rest.iter().take_while(|i| daemon_of(&i.name) == daemon).count();
+        let (group, next) = rest.split_at(count);
+        rest = next;
+        if count == 1 {
+            rows.push(row(first, daemon.to_owned(), look, rates));
+        } else {
+            rows.push(pool(daemon, group));
+            for (index, instance) in group.iter().enumerate() {
+                let branch = if index + 1 == count { "└" } else { "├" };
+                rows.push(row(instance, format!(" {branch} {}", instance.name), look, rates));
+            }
+        }
+        for instance in group {
+            for part in &instance.components {
+                let state = if part.serving { "serving" } else { "not serving" };
+                rows.push(Row::from([("NAME", format!("   · {}", part.name)), ("STATE", state.to_owned())]));
+            }
+        }
+    }
+    rows
+}
+
+fn pool(daemon: &str, group: &[pb::InstanceStatus]) -> Row {
+    let ready = group.iter().filter(|i| i.state() == State::Ready).count();
+    let restarts: u32 = group.iter().map(|i| i.restarts).sum();
+    let last = group.iter().filter(|i| i.restarts > 0).map(|i| i.last_restart_ms_ago).min();
+    // One word for a pool: the state of all its processes where they agree.
+    let state = match group {
+        [first, rest @ ..] if rest.iter().all(|i| i.state == first.state) => state_name(first.state),
+        _ => "degraded".to_owned(),
+    };
+    let reason = if state == "degraded" { format!("{} of {} not ready", group.len() - ready, group.len()) } else { String::new() };
+    Row::from([
+        ("NAME", daemon.to_owned()),
+        ("STATE", format!("{state} {ready}/{}", group.len())),
+        ("RESTARTS", restarts_text(restarts, last.unwrap_or(0))),
+        ("REASON", reason),
+    ])
+}
+
+fn daemon_of(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(daemon, _)| daemon)
+}
+
+fn restarts_text(count: u32, ago_ms: u64) -> String {
+    match count {
+        0 => "0".to_owned(),
+        n => format!("{n} ({} ago)", age(ago_ms)),
+    }
+}
+
+/// What is to be said about an instance: why it is not ready, and what is special about one that is.
+pub(super) fn reason(i: &pb::InstanceStatus) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    parts.extend((!i.why.is_empty()).then(|| i.why.clone()));
+    parts.extend((i.crash_loop && !i.why.contains("crash loop")).then(|| "crash loop".to_owned()));
+    parts.extend((i.held && !i.why.contains("held")).then(|| "held by an operator".to_owned()));
+    if !i.pending_restart.is_empty() {
+        parts.push(format!("pending restart: {} changed", i.pending_restart.join(" and ")));
+    }
+    parts.join("; ")
+}
+
+fn row(i: &pb::InstanceStatus, name: String, look: Look, rates: &Rates) -> Row {
+    let live = i.pid != 0;
+    let or_dash = |text: String| if live { text } else { "–".to_owned() };
+    let cpu = rates.get(&i.name).copied().unwrap_or(i.cpu_ms.saturating_mul(1000) / i.up_ms.max(1));
+    let fds = if look.wide { of_limit(i.open_fds, i.fds_max) } else { i.open_fds.to_string() };
+    Row::from([
+        ("NAME", name),
+        ("STATE", state_name(i.state)),
+        ("PID", or_dash(i.pid.to_string())),
+        ("GEN", i.generation.to_string()),
+        ("UP", or_dash(age(i.up_ms))),
+        ("RESTARTS", restarts_text(i.restarts, i.last_restart_ms_ago)),
+        ("CPU", or_dash(format!("{}.{}%", cpu / 10, cpu % 10))),
+        ("MEM", or_dash(bytes(i.memory_bytes))),
+        ("FDS", or_dash(fds)),
+        ("REASON", reason(i)),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ctl::json;
+
+    fn look(width: Option<usize>) -> Look {
+        Look { paint: Paint { on: false }, wide: false, width }
+    }
+
+    fn snapshot() -> pb::Snapshot {
+        let instance = |name: &str, state: State, pid, why: &str| pb::InstanceStatus {
+            name: name.into(),
+            state: state.into(),
+            pid,
+            why: why.into(),
+            up_ms: 65_000,
+            open_fds: 12,
+            fds_max: 1024,
+            generation: 2,
+            ..Default::default()
+        };
+        let mut crashed = instance("worker.user@1", State::Backoff, 0, "exit 1; next try in 6.4 s");
+        (crashed.restarts, crashed.last_restart_ms_ago) = (7, 12_000);
+        let mut cluster = instance("cluster@0", State::Ready, 7, "");
+        cluster.pending_restart = vec!["binary".into()];
+        pb::Snapshot {
+            overall: "degraded".into(),
+            instances: vec![cluster, instance("worker.user@0", State::Ready, 8, ""), crashed],
+            overrides: vec![pb::Override { daemon: "worker.user".into(), slots: 2, configured: 1 }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn table_shows_pools_as_trees_and_reasons() {
+        let text = table(&snapshot(), look(None), &Rates::new());
+        assert!(text.lines().any(|l| l.starts_with("worker.user ") && l.contains("degraded 1/2") && l.contains("7 (12s ago)")), "{text}");
+        assert!(text.contains(" └ worker.user@1") && text.contains("exit 1; next try in 6.4 s"), "{text}");
+        assert!(text.lines().nth(1).is_some_and(|l| l.starts_with("cluster ") && l.contains("1m5s")), "{text}");
+        assert!(text.contains("pending restart: binary changed"), "{text}");
+        assert!(head(&snapshot(), look(None)).contains("override: worker.user=2 by command, the configuration says 1"));
+    }
+
+    #[test]
+    fn a_narrow_terminal_loses_columns_in_order_and_cuts_reasons_last() {
+        let full = table(&snapshot(), look(None), &Rates::new());
+        let widest = full.lines().map(|l| l.chars().count()).max().unwrap();
+        let shown = |width: usize| table(&snapshot(), look(Some(width)), &Rates::new()).lines().next().unwrap().to_owned();
+        assert!(shown(widest).contains("FDS"));
+        assert!(!shown(widest - 1).contains("FDS") && shown(widest - 1).contains("CPU"));
+        assert!(!shown(widest - 8).contains("CPU") && shown(widest - 8).contains("MEM"));
+        let narrow = table(&snapshot(), look(Some(60)), &Rates::new());
+        assert!(narrow.lines().all(|l| l.chars().count() <= 60) && narrow.contains('…'), "{narrow}");
+    }
+
+    #[test]
+    fn wide_has_generations_and_limits() {
+        let text = table(&snapshot(), Look { wide: true, ..look(Some(20)) }, &Rates::new());
+        assert!(text.contains("GEN") && text.contains("12/1024"), "{text}");
+    }
+
+    #[test]
+    fn a_stopped_pool_is_down() {
+        let mut s = snapshot();
+        s.instances.iter_mut().for_each(|i| i.set_state(State::Down));
+        let text = table(&s, look(None), &Rates::new());
+        assert!(text.lines().any(|l| l.starts_with("worker.user ") && l.contains("down 0/2")), "{text}");
+    }
+
+    #[test]
+    fn colours_only_the_state_word() {
+        let line = colour("cluster  ready  7", Paint { on: true });
+        assert_eq!(line, "cluster  \x1b[32mready\x1b[0m  7");
+        assert_eq!(colour("cluster  ready  7", Paint { on: false }), "cluster  ready  7");
+    }
+
+    /// The schema for machines is held in place by a file that is never edited: fields may be added in a new version beside it.
+    #[test]
+    fn json_follows_the_golden_schema() {
+        let golden: serde_json::Value = serde_json::from_str(include_str!("../../testdata/status/v1.json")).unwrap();
+        let mut s = snapshot();
+        s.ops =
+            vec![pb::OpSummary { op: 3, kind: "roll".into(), names: vec!["api".into()], state: "running".into(), ..Default::default() }];
+        s.timing = Some(pb::Timing { rows: vec![pb::TimingRow { name: "cluster@0".into(), ..Default::default() }], ..Default::default() });
+        s.instances[0].components = vec![pb::Component { name: "wk.part".into(), serving: true }];
+        assert_eq!(json::status(&s), golden, "{:#}", json::status(&s));
+    }
+}

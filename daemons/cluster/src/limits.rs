@@ -26,8 +26,6 @@ pub const ENTRIES_IN_FLIGHT: usize = 4;
 pub const QUEUE_MESSAGES_MAX: usize = 4_096;
 /// Bytes that may wait for one channel group; then OVERLOADED. Source: `design/cluster.md` §8.3.
 pub const QUEUE_BYTES_MAX: usize = 16 << 20;
-/// Channels in one append request.
-pub const APPEND_CHANNELS_MAX: usize = 4_096;
 
 /// Commands in one metadata request.
 pub const COMMANDS_MAX: usize = 1_024;

@@ -8,6 +8,7 @@ use wk_link::codec::Reader;
 use wk_link::record::ChannelBatch;
 use wk_proto::cluster::v1 as pb;
 use wk_types::Bucket;
+use wk_types::limits::APPEND_CHANNELS_MAX;
 
 use super::fence::Fences;
 use super::pending::PendingAppend;
@@ -16,7 +17,7 @@ use crate::answer::Answer;
 use crate::channel::command::HEAD_BYTES;
 use crate::channel::machine::{check_channel, check_messages};
 use crate::error::Refusal;
-use crate::limits::{APPEND_CHANNELS_MAX, ENTRY_BYTES_MAX};
+use crate::limits::ENTRY_BYTES_MAX;
 use crate::metrics::{Metrics, Refused};
 use crate::node::Shards;
 

@@ -16,6 +16,8 @@ pub const BATCH_BYTES_MAX: usize = 256 << 10;
 pub const BATCHES_IN_FLIGHT: usize = 2;
 /// From acceptance of a SEND to its answer at the latest; then reason 15.
 pub const SEND_DEADLINE: Duration = Duration::from_secs(5);
+/// Channels in one append request: a larger request is refused whole.
+pub const APPEND_CHANNELS_MAX: usize = 4096;
 /// A link that holds unsettled items and sees no progress for this long is reported to the supervisor.
 pub const LINK_STALL: Duration = Duration::from_secs(2);
 

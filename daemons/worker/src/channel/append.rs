@@ -7,6 +7,7 @@ use wk_link::record::ChannelBatch;
 use wk_proto::cluster::v1 as pb;
 use wk_proto::cluster::v1::Code;
 use wk_types::Reason;
+use wk_types::limits::APPEND_CHANNELS_MAX;
 
 use super::cache::{Chan, Decided, Flight, Verdict};
 use super::handle::{Channels, Out, answer};
@@ -23,7 +24,7 @@ impl Channels {
                 return;
             }
             let (mut chans, mut batches, mut messages) = (Vec::new(), BytesMut::new(), 0);
-            while batches.len() < APPEND_BYTES_MAX && messages < APPEND_MESSAGES_MAX {
+            while batches.len() < APPEND_BYTES_MAX && messages < APPEND_MESSAGES_MAX && chans.len() < APPEND_CHANNELS_MAX {
                 let Some(index) = self.ready.pop_front() else { break };
                 let Some(flight) = self.prepare(index) else { continue };
                 batches.extend_from_slice(&flight.0);

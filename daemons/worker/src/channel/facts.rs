@@ -210,7 +210,8 @@ impl Channels {
         chan.asks = chan.asks.saturating_sub(1);
         match &asked.what {
             What::Stored(id) => {
-                let found = answer.filter(|a| a.number != 0).map(|a| (a.message_id, a.number));
+                // The same client number with another payload is another message: only ours counts as stored.
+                let found = answer.filter(|a| a.number != 0 && a.message_id == *id).map(|a| (a.message_id, a.number));
                 if let Some(pending) = chan.incoming.iter_mut().find(|p| p.message_id == *id && p.stored == Stored::Asked) {
                     // An answer that cannot be had is taken as "no": the append finds a stored message by itself.
                     pending.stored = found.map_or(Stored::No, |(id, seq)| Stored::Yes(id, seq));

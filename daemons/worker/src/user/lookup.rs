@@ -95,7 +95,9 @@ impl Users {
                 }
             }
             What::Stored(origin) => {
-                let found = (answer.number != 0).then_some((answer.message_id, answer.number));
+                // The same client number with another payload is another message: only ours counts as stored, the append finds the rest.
+                let ours = |of: &pb::query::Of| matches!(of, pb::query::Of::Stored(key) if key.message_id == answer.message_id);
+                let found = (answer.number != 0 && query.of.as_ref().is_some_and(ours)).then_some((answer.message_id, answer.number));
                 let stored = found.map_or(Stored::No, |(id, seq)| Stored::Yes(id, seq));
                 let queue = self.queues.get_mut(&*asked.uid);
                 if let Some(work) = queue.and_then(|q| q.works.iter_mut().find(|w| w.origin == origin)) {

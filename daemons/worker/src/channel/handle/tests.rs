@@ -6,6 +6,7 @@ use wk_link::codec::Reader;
 use wk_link::item::{ChannelSend, Deliver, Encoder, PersonRulesChanged, Sendack};
 use wk_link::record::{ChannelBatch, Message};
 use wk_proto::cluster::v1::Code;
+use wk_types::limits::APPEND_CHANNELS_MAX;
 use wk_types::{ConnId, NodeId};
 
 use super::*;
@@ -307,6 +308,34 @@ fn what_comes_during_an_append_forms_the_next_batch() {
     assert_eq!((b.out.acks.clone(), b.out.appends.len()), (vec![ok(1, 1)], 1));
     b.answer_appends();
     assert_eq!(b.out.acks, [ok(1, 1), ok(2, 2), ok(3, 3)]);
+}
+
+#[test]
+fn a_request_holds_no_more_channels_than_the_cluster_takes() {
+    let mut b = Bench::new(Rules::default());
+    let all = i64::try_from(APPEND_CHANNELS_MAX).expect("small") + 900;
+    for id in 1..=all {
+        b.send(id, &format!("u{id}@u0"), ChannelType::PERSON, "u0");
+    }
+    b.flush().answer_lookups();
+    let sizes: Vec<u32> = b.out.appends.iter().map(|(_, channels, _)| *channels).collect();
+    assert_eq!(sizes.iter().map(|n| i64::from(*n)).sum::<i64>(), all);
+    assert!(sizes.iter().all(|n| usize::try_from(*n).expect("small") <= APPEND_CHANNELS_MAX), "{sizes:?}");
+}
+
+#[test]
+fn a_replay_with_a_used_client_number_is_a_message_of_its_own() {
+    let mut b = Bench::new(Rules::default());
+    b.send_with(2, ("u2@u1", ChannelType::PERSON), "u1", 0, true).flush();
+    // What the cluster finds under its client number is another message.
+    for (load, queries) in std::mem::take(&mut b.out.lookups) {
+        let other = pb::Answer { message_id: 1, number: 1, ..Default::default() };
+        let of = |q: &pb::Query| if matches!(q.of, Some(pb::query::Of::Stored(_))) { other.clone() } else { b.cluster.answer(q) };
+        let answers = queries.iter().map(of).collect();
+        b.channels.loaded(load, Some(answers));
+    }
+    b.all();
+    assert_eq!((b.out.acks.clone(), b.cluster.log.len()), (vec![ok(2, 1)], 1));
 }
 
 #[test]

@@ -247,11 +247,15 @@ fn a_replayed_send_is_first_looked_up() {
     b.item(Kind::Send, send_to(id(1), 1, b"one"), true);
     b.item(Kind::Send, send_to(id(1), 2, b"two"), false);
     assert_eq!(b.out.took(), []);
-    b.out.answer(&mut b.users, |_| None, (77, 5));
-    assert_eq!(b.out.took(), [Did::Sendack(id(1), Reason::SUCCESS, 77, 5), Did::Forward("u2@u1".into(), b"two".to_vec(), 3)]);
+    b.out.answer(&mut b.users, |_| None, (1, 5));
+    assert_eq!(b.out.took(), [Did::Sendack(id(1), Reason::SUCCESS, 1, 5), Did::Forward("u2@u1".into(), b"two".to_vec(), 3)]);
     b.item(Kind::Send, send_to(id(1), 3, b"three"), true);
     b.out.answer(&mut b.users, |_| None, (0, 0));
     assert_eq!(b.out.took(), [Did::Forward("u2@u1".into(), b"three".to_vec(), 4)]);
+    // Another message under its client number: what is a duplicate is for the append to say, which sees the payload.
+    b.item(Kind::Send, send_to(id(1), 4, b"four"), true);
+    b.out.answer(&mut b.users, |_| None, (1, 5));
+    assert_eq!(b.out.took(), [Did::Forward("u2@u1".into(), b"four".to_vec(), 5)]);
 }
 
 #[test]

@@ -5,6 +5,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use wk_node::EpochFile;
+
 /// The folders cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -41,7 +44,7 @@ fn io_error(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Runtim
 #[derive(Debug)]
 pub struct Runtime {
     dir: PathBuf,
-    epoch: PathBuf,
+    epoch: EpochFile,
     /// Dropped last: whoever gets them may unlink and bind what we made.
     locks: [File; 2],
 }
@@ -61,13 +64,13 @@ impl Runtime {
             return Err(RuntimeError::Owner(dir.to_path_buf()));
         }
         let locks = [take_lock(&dir.join("lock"))?, take_lock(&own.join("lock"))?];
-        Ok(Self { dir: dir.to_path_buf(), epoch: own.join("epoch"), locks })
+        Ok(Self { dir: dir.to_path_buf(), epoch: EpochFile::of(data), locks })
     }
 
     /// The same folders after an exec, with the locks that were never let go.
     #[must_use]
     pub fn inherit(dir: &Path, data: &Path, locks: [File; 2]) -> Self {
-        Self { dir: dir.to_path_buf(), epoch: data.join("supervisor/epoch"), locks }
+        Self { dir: dir.to_path_buf(), epoch: EpochFile::of(data), locks }
     }
 
     /// The locks.
@@ -109,11 +112,7 @@ impl Runtime {
     /// # Errors
     /// The file is there and cannot be read as a number: a lower epoch would be refused by the cluster, so this is not guessed.
     pub fn epoch(&self) -> Result<u64, RuntimeError> {
-        match fs::read_to_string(&self.epoch) {
-            Ok(text) => text.trim().parse::<u64>().map_err(|e| io_error("understand", &self.epoch)(io::Error::other(e))),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(e) => Err(io_error("read", &self.epoch)(e)),
-        }
+        self.epoch.last().map_err(io_error("read", self.epoch.path()))
     }
 
     /// The epoch to begin with: above every one that was ever published.
@@ -121,9 +120,7 @@ impl Runtime {
     /// # Errors
     /// As [`Self::epoch`], or the data folder cannot be written.
     pub fn next_epoch(&self) -> Result<u64, RuntimeError> {
-        let next = self.epoch()? + 1;
-        self.save_epoch(next)?;
-        Ok(next)
+        self.epoch.next().map_err(io_error("use", self.epoch.path()))
     }
 
     /// Makes an epoch durable; to be called before it is published.
@@ -131,7 +128,7 @@ impl Runtime {
     /// # Errors
     /// The data folder cannot be written.
     pub fn save_epoch(&self, epoch: u64) -> Result<(), RuntimeError> {
-        replace(&self.epoch, format!("{epoch}\n").as_bytes())
+        self.epoch.save(epoch).map_err(io_error("replace", self.epoch.path()))
     }
 }
 
@@ -151,15 +148,6 @@ fn take_lock(path: &Path) -> Result<File, RuntimeError> {
         }
         Err(TryLockError::Error(e)) => Err(io_error("lock", path)(e)),
     }
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
-    let next = path.with_extension("new");
-    let mut file = File::create(&next).map_err(io_error("create", &next))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error("write", &next))?;
-    fs::rename(&next, path).map_err(io_error("replace", path))?;
-    let folder = path.parent().unwrap_or(path);
-    File::open(folder).and_then(|f| f.sync_all()).map_err(io_error("sync", folder))
 }
 
 #[cfg(test)]

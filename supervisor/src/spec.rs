@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use wk_node::graph;
 use wk_types::{Daemon, Pool};
 
 use crate::cause::{Cause, Exit};
@@ -91,14 +92,13 @@ impl Spec {
     #[must_use]
     pub fn standard(start_timeout: Duration) -> Self {
         use Daemon::{Api, Cluster, Gateway, PluginHost, Worker};
-        let (user, channel, push) = (Worker(Pool::User), Worker(Pool::Channel), Worker(Pool::Push));
-        let plain = |binary, requires: &[Daemon]| DaemonSpec {
-            requires: requires.to_vec(),
-            required: true,
+        let plain = |binary, daemon| DaemonSpec {
+            requires: graph::requires(daemon).to_vec(),
+            required: graph::required(daemon),
             binary,
             args: Vec::new(),
             hosts: Vec::new(),
-            admits: false,
+            admits: graph::admits(daemon),
             term_deadline: TERM_DEADLINE,
             start_timeout,
             restart: RestartPolicy::Always,
@@ -107,18 +107,15 @@ impl Spec {
             files_max: None,
             oom_score: 200,
         };
-        let worker = |pool, requires: &[Daemon]| DaemonSpec { args: vec!["--pool", pool], oom_score: 500, ..plain("wk-worker", requires) };
+        let worker = |pool: Pool| DaemonSpec { args: vec!["--pool", pool.name()], oom_score: 500, ..plain("wk-worker", Worker(pool)) };
         let daemons = BTreeMap::from([
-            (Cluster, DaemonSpec { term_deadline: TERM_DEADLINE_CLUSTER, oom_score: 0, ..plain("wk-cluster", &[]) }),
-            (Gateway, DaemonSpec { admits: true, term_deadline: TERM_DEADLINE_GATEWAY, ..plain("wk-gateway", &[Cluster]) }),
-            (Api, DaemonSpec { admits: true, ..plain("wk-api", &[Cluster, Gateway]) }),
-            (user, worker("user", &[Cluster, Gateway, Api])),
-            (channel, worker("channel", &[Cluster, Gateway, Api])),
-            (push, worker("push", &[Cluster, Gateway, Api, channel])),
-            (
-                PluginHost,
-                DaemonSpec { required: false, oom_score: 900, ..plain("wk-plugin-host", &[Cluster, Gateway, Api, user, channel, push]) },
-            ),
+            (Cluster, DaemonSpec { term_deadline: TERM_DEADLINE_CLUSTER, oom_score: 0, ..plain("wk-cluster", Cluster) }),
+            (Gateway, DaemonSpec { term_deadline: TERM_DEADLINE_GATEWAY, ..plain("wk-gateway", Gateway) }),
+            (Api, plain("wk-api", Api)),
+            (Worker(Pool::User), worker(Pool::User)),
+            (Worker(Pool::Channel), worker(Pool::Channel)),
+            (Worker(Pool::Push), worker(Pool::Push)),
+            (PluginHost, DaemonSpec { oom_score: 900, ..plain("wk-plugin-host", PluginHost) }),
         ]);
         Self { daemons }
     }

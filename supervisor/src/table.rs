@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use wk_node::rules;
 use wk_types::{Daemon, InstanceName};
 
 use crate::backoff::{RestartBucket, Time};
@@ -384,10 +385,12 @@ impl Table {
     /// Every edge is satisfied: before admission by all wanted slots of a requirement, later by any, so that one slot in a crash loop does
     /// not keep others from coming back.
     fn requires_ready(&self, daemon: Daemon) -> bool {
-        self.spec.requires(daemon).all(|edge| {
-            let mut slots = self.instances.values().filter(|i| i.name.daemon == edge && self.wanted(i.name)).peekable();
-            slots.peek().is_some() && if self.admitted { slots.any(Instance::ready) } else { slots.all(Instance::ready) }
-        })
+        rules::may_activate(self.spec.requires(daemon), self.readiness(), self.admitted)
+    }
+
+    /// Each wanted instance with its readiness.
+    fn readiness(&self) -> impl Iterator<Item = (Daemon, bool)> + Clone + '_ {
+        self.instances.values().filter(|i| self.wanted(i.name)).map(|i| (i.name.daemon, i.ready()))
     }
 
     /// The whole required set is there for the first time, or a generation came back behind it.
@@ -395,11 +398,8 @@ impl Table {
         if self.ops.iter().any(Op::leaves) {
             return;
         }
-        let complete = self.spec.daemons.iter().filter(|(_, spec)| spec.required).all(|(daemon, _)| {
-            let mut slots = self.instances.values().filter(|i| i.name.daemon == *daemon && self.wanted(i.name)).peekable();
-            slots.peek().is_some() && slots.all(Instance::ready)
-        });
-        self.admitted |= complete;
+        let required = self.spec.daemons.iter().filter(|(_, spec)| spec.required).map(|(daemon, _)| *daemon);
+        self.admitted |= rules::complete(required, self.readiness());
         if !self.admitted {
             return;
         }

@@ -2,7 +2,7 @@
 //!
 //! Planes: `rpc` (streams of requests), `append` (messages into the log), `channel` and `shard` (deterministic state machines and the reads of
 //! their rows), `node` (identity, node group, slot table, opening of groups), `ids`, `engine` (all of it together), `service` (life of the
-//! process). Consensus is the crate `wk-raft`, RocksDB the crate `wk-store`.
+//! process), `host` (the node table below native systemd units). Consensus is the crate `wk-raft`, RocksDB the crate `wk-store`.
 //!
 //! Invariants:
 //! - acknowledged means: in the synced log of a quorum and applied here;
@@ -22,6 +22,7 @@ pub mod config;
 pub mod engine;
 pub mod error;
 pub mod fault;
+pub mod host;
 pub mod ids;
 pub mod limits;
 pub mod metrics;

@@ -7,6 +7,7 @@ use wk_types::Daemon;
 
 use crate::config::Config;
 use crate::engine::{Engine, OpenError, Stage};
+use crate::host::Hosting;
 use crate::metrics::Metrics;
 use crate::node::IdentityError;
 
@@ -55,9 +56,18 @@ pub async fn run(context: Context) -> Result<(), Failure> {
             engine.stop_streams().await;
         }
     };
+    // Below native systemd units nobody else hosts the table. The engine has the lock of the data folder, so we are the only one.
+    let hosting = context.native().then(|| Hosting::open(&context)).transpose().or_exit(Exit::Temporary)?;
+    let hosted = async {
+        match hosting {
+            Some(hosting) => hosting.serve(shutdown.clone()).await.or_exit(Exit::Failed),
+            None => Ok(()),
+        }
+    };
     context.component(COMPONENTS[5]).serving();
     context.ready();
-    context.serve_link(routes, ending).await.or_exit(Exit::Failed)?;
+    let linked = async { context.serve_link(routes, ending).await.or_exit(Exit::Failed) };
+    tokio::try_join!(linked, hosted)?;
     tracing::info!("neighbours are gone, closing the node");
     match Arc::try_unwrap(engine) {
         Ok(engine) => engine.close().await.or_exit(Exit::Failed),

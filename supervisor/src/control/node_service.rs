@@ -24,6 +24,12 @@ impl NodeTable for NodeService {
         Ok(Response::new(Box::pin(stream)))
     }
 
+    type JoinStream = BoxStream<node::Table>;
+
+    async fn join(&self, _: Rq<tonic::Streaming<node::JoinReport>>) -> Result<Response<Self::JoinStream>, Status> {
+        Err(Status::unimplemented("the supervisor starts the daemons of this node itself"))
+    }
+
     async fn report_stall(&self, request: Rq<node::StallReport>) -> Result<Response<node::StallReply>, Status> {
         let report = request.into_inner();
         let name = report.instance.parse().map_err(|_| Status::invalid_argument("unknown instance"))?;

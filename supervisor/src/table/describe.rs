@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use wk_node::table::Head;
 use wk_proto::node::v1 as node;
 use wk_types::{Daemon, InstanceName};
 
@@ -325,19 +326,11 @@ impl Table {
                 }
             })
         });
-        let mut instances: Vec<node::Instance> = rows.collect();
-        instances.sort_by(|a, b| a.name.cmp(&b.name));
         let pools = self.spec.daemons.keys().flat_map(|host| {
-            let slots = (0..self.slots(*host)).map(u32::from);
-            self.spec.housed(*host).map(move |daemon| node::PoolSlots { daemon: daemon.name().into(), slots: slots.clone().collect() })
+            let slots = 0..self.slots(*host);
+            self.spec.housed(*host).map(move |daemon| (daemon, slots.clone().collect()))
         });
-        node::Table {
-            epoch: self.epoch,
-            node_id,
-            admitted: self.admitted,
-            quiescing: self.ops.iter().any(Op::quiescing),
-            instances,
-            pools: pools.collect(),
-        }
+        let head = Head { epoch: self.epoch, node_id, admitted: self.admitted, quiescing: self.ops.iter().any(Op::quiescing) };
+        wk_node::table::build(head, rows, pools)
     }
 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod chat;
 mod crash;
 mod load;
+mod native;
 mod start;
 mod stop;
 mod webhook;

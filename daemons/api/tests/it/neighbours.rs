@@ -222,6 +222,12 @@ impl NodeTable for TableOf {
         Ok(Response::new(Box::pin(stream::once(async { Ok(table) }).chain(stream::pending()))))
     }
 
+    type JoinStream = Boxed<node::Table>;
+
+    async fn join(&self, _: Request<tonic::Streaming<node::JoinReport>>) -> Result<Response<Self::JoinStream>, Status> {
+        Err(Status::unimplemented("fixed members"))
+    }
+
     async fn report_stall(&self, _: Request<node::StallReport>) -> Result<Response<node::StallReply>, Status> {
         Ok(Response::new(node::StallReply {}))
     }

@@ -63,6 +63,7 @@ pub(crate) struct Inner {
     runtime_dir: std::path::PathBuf,
     slots: Vec<u16>,
     supervised: bool,
+    native: bool,
     pub(crate) board: Arc<Board>,
     pub(crate) activate: Arc<HookState>,
     pub(crate) admit: Arc<HookState>,
@@ -95,6 +96,7 @@ impl Context {
                 runtime_dir: launch.runtime_dir.clone(),
                 slots: launch.slots.clone(),
                 supervised: launch.supervised,
+                native: launch.native,
                 launch: Mutex::new(launch),
                 board: Arc::new(Board::new(components)),
                 activate: Arc::default(),
@@ -160,6 +162,12 @@ impl Context {
     #[must_use]
     pub fn supervised(&self) -> bool {
         self.inner.supervised
+    }
+
+    /// True when systemd (or a person) started us as a member of a node whose table the cluster daemon hosts.
+    #[must_use]
+    pub fn native(&self) -> bool {
+        self.inner.native
     }
 
     /// Takes a passed descriptor, for example the listeners `tcp` and `ws`. `None` when there is none or it was taken before.

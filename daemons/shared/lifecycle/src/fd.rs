@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
+use nix::sys::socket::{SockaddrIn, SockaddrIn6, SockaddrStorage};
 
 /// First passed descriptor, as with systemd.
 const FIRST_FD: RawFd = 3;
@@ -93,6 +94,12 @@ impl NamedFds {
         self.fds.remove(name)
     }
 
+    /// Name of the listener on this TCP port.
+    #[must_use]
+    pub fn listening_on(&self, port: u16) -> Option<String> {
+        self.fds.iter().find(|(_, fd)| local_port(fd) == Some(port)).map(|(name, _)| name.clone())
+    }
+
     /// True when the name is there.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -115,6 +122,11 @@ pub fn sealed_text(fd: OwnedFd, name: &str) -> Result<String, FdError> {
     let mut bytes = vec![0; size];
     file.read_exact_at(&mut bytes, 0).map_err(FdError::Read)?;
     String::from_utf8(bytes).map_err(|_| FdError::Text)
+}
+
+fn local_port(fd: &OwnedFd) -> Option<u16> {
+    let addr = nix::sys::socket::getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok()?;
+    addr.as_sockaddr_in().map(SockaddrIn::port).or_else(|| addr.as_sockaddr_in6().map(SockaddrIn6::port))
 }
 
 fn parse(count: &str, names: &str) -> Result<Vec<String>, FdError> {

@@ -62,7 +62,11 @@ impl Board {
         self.names.iter().filter(|(n, _)| own(n)).map(|(n, s)| (n.clone(), *s.borrow())).collect()
     }
 
-    /// Ends every watch: the server would wait for them.
+    /// Follows readiness.
+    pub(crate) fn ready(&self) -> watch::Receiver<bool> {
+        self.get(READY).unwrap_or_else(|| watch::channel(false).1)
+    }
+
     fn get(&self, name: &str) -> Option<watch::Receiver<bool>> {
         self.names.get(name).map(watch::Sender::subscribe)
     }

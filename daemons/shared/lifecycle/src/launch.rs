@@ -105,6 +105,8 @@ pub struct Launch {
     pub fds: NamedFds,
     /// True when a supervisor started us.
     pub supervised: bool,
+    /// True when we are to join the node whose table the cluster daemon hosts.
+    pub native: bool,
     /// One line each, to be logged once.
     pub warnings: Vec<String>,
 }
@@ -133,10 +135,9 @@ impl Launch {
     /// [`LaunchError::Socket`] when a socket cannot be made.
     pub fn in_dir(instance: InstanceName, config: Arc<Config>, dir: &Path) -> Result<Self, LaunchError> {
         let mut fds = NamedFds::default();
-        for (name, folder) in [("health", "h"), ("link", "s")] {
-            let folder = dir.join(folder);
-            private_dir(&folder)?;
-            let path = folder.join(format!("{instance}.0.sock"));
+        let (health, link) = Self::sockets(instance, dir);
+        for (name, path) in [("health", health), ("link", link)] {
+            private_dir(path.parent().unwrap_or(dir))?;
             // A socket file that nobody listens on is left over from an earlier life.
             drop(fs::remove_file(&path));
             let listener = UnixListener::bind(&path).map_err(|source| LaunchError::Socket { what: "bind", path, source })?;
@@ -151,8 +152,16 @@ impl Launch {
             runtime_dir: dir.to_owned(),
             fds,
             supervised: false,
+            native: false,
             warnings: Vec::new(),
         })
+    }
+
+    /// Health and link socket of an instance that made them itself.
+    #[must_use]
+    pub fn sockets(instance: InstanceName, dir: &Path) -> (PathBuf, PathBuf) {
+        let file = format!("{instance}.0.sock");
+        (dir.join("h").join(&file), dir.join("s").join(&file))
     }
 
     fn supervised(daemon: Daemon, text: &str, env: &Env) -> Result<Self, LaunchError> {
@@ -170,13 +179,24 @@ impl Launch {
         let slots = parse_slots(env.get("WK_SLOTS").unwrap_or_default(), instance.slot);
         let runtime_dir = PathBuf::from(var("WK_RUNTIME")?);
         let config = Arc::new(config);
-        Ok(Self { instance, generation, incarnation, slots, config, runtime_dir, fds, supervised: true, warnings: Vec::new() })
+        Ok(Self {
+            instance,
+            generation,
+            incarnation,
+            slots,
+            config,
+            runtime_dir,
+            fds,
+            supervised: true,
+            native: false,
+            warnings: Vec::new(),
+        })
     }
 
     fn alone(daemon: Daemon, args: &Args, env: &Env) -> Result<Self, LaunchError> {
         let passed = match (env.get("LISTEN_PID"), env.get("LISTEN_FDS")) {
             (Some(pid), Some(count)) if pid == std::process::id().to_string() => {
-                NamedFds::inherit(count, env.get("LISTEN_FDNAMES").unwrap_or_default())?
+                NamedFds::inherit(count, &distinct(env.get("LISTEN_FDNAMES").unwrap_or_default()))?
             }
             _ => NamedFds::default(),
         };
@@ -192,6 +212,7 @@ impl Launch {
         };
         private_dir(&dir)?;
         let mut launch = Self::in_dir(InstanceName { daemon, slot: args.slot }, Arc::new(loaded.config), &dir)?;
+        launch.native = true;
         launch.warnings = loaded.warnings;
         launch.take_public(passed)?;
         Ok(launch)
@@ -202,15 +223,11 @@ impl Launch {
         let config = Arc::clone(&self.config);
         let wanted = match self.instance.daemon {
             Daemon::Gateway => vec![("tcp", Some(config.addr)), ("ws", Some(config.ws_addr)), ("wss", config.wss_addr)],
-            Daemon::Api => vec![
-                ("http", Some(config.http_addr)),
-                ("manager", config.manager.on.then_some(config.manager.addr)),
-                ("demo", config.demo.on.then_some(config.demo.addr)),
-            ],
+            Daemon::Api => vec![("http", Some(config.http_addr)), ("manager", config.manager.on.then_some(config.manager.addr))],
             _ => Vec::new(),
         };
         for (name, addr) in wanted {
-            let fd: Option<OwnedFd> = match (passed.take(name), addr) {
+            let fd: Option<OwnedFd> = match (passed_listener(&mut passed, name, addr.map(|a| a.port())), addr) {
                 (Some(fd), _) => Some(fd),
                 (None, None) => None,
                 (None, Some(addr)) => {
@@ -222,8 +239,30 @@ impl Launch {
                 self.fds.insert(name, fd);
             }
         }
+        let unused = passed.numbers().into_iter().map(|(name, _)| name);
+        self.warnings
+            .extend(unused.map(|name| format!("systemd passed a descriptor {name:?} that no key of the configuration names; closed")));
         Ok(())
     }
+}
+
+/// A descriptor of this name, else the listener on this port: a socket unit has one name for all of its listeners.
+fn passed_listener(passed: &mut NamedFds, name: &str, port: Option<u16>) -> Option<OwnedFd> {
+    let name = match (passed.has(name), port) {
+        (true, _) => name.to_owned(),
+        (false, port) => passed.listening_on(port?)?,
+    };
+    passed.take(&name)
+}
+
+/// Names that occur again get a number, as descriptors have one name each.
+fn distinct(names: &str) -> String {
+    let mut seen: Vec<String> = Vec::new();
+    for name in names.split(':') {
+        let again = seen.iter().filter(|s| s.split('#').next() == Some(name)).count();
+        seen.push(if again == 0 { name.to_owned() } else { format!("{name}#{again}") });
+    }
+    seen.join(":")
 }
 
 fn private_dir(dir: &Path) -> Result<(), LaunchError> {
@@ -286,6 +325,22 @@ mod tests {
         assert!(launch.fds.take("health").is_some() && launch.fds.take("link").is_some());
         assert!(dir.path().join("h/plugin-host@0.0.sock").exists());
         assert!(launch.identity().starts_with("plugin-host@0/0/"));
+    }
+
+    #[test]
+    fn listeners_of_a_socket_unit_are_told_apart_by_their_ports() {
+        assert_eq!(distinct("public:public:x:public"), "public:public#1:x:public#2");
+        assert_eq!(distinct(""), "");
+        let listeners = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("[::1]:0").unwrap()];
+        let ports = listeners.each_ref().map(|l| l.local_addr().unwrap().port());
+        let mut passed = NamedFds::default();
+        for (name, listener) in ["public", "public#1"].into_iter().zip(listeners) {
+            passed.insert(name, listener);
+        }
+        let taken = passed_listener(&mut passed, "ws", Some(ports[1])).unwrap();
+        assert_eq!(TcpListener::from(taken).local_addr().unwrap().port(), ports[1]);
+        assert!(passed_listener(&mut passed, "wss", None).is_none());
+        assert!(passed_listener(&mut passed, "public", Some(1)).is_some(), "by its name");
     }
 
     #[test]

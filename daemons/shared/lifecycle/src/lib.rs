@@ -15,6 +15,7 @@ mod fd;
 mod health;
 mod hooks;
 mod launch;
+mod member;
 mod notify;
 mod panic;
 mod rpc;

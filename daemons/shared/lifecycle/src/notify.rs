@@ -20,6 +20,11 @@ impl Notifier {
         self.send(&NotifyState::Ready);
     }
 
+    /// One line for people.
+    pub(crate) fn status(&self, text: &str) {
+        self.send(&NotifyState::Status(text));
+    }
+
     pub(crate) fn stopping(&self) {
         self.send(&NotifyState::Stopping);
     }

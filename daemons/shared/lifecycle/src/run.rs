@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::health::DRAIN;
 use crate::launch::Launch;
+use crate::member::Membership;
 use crate::{panic, rpc};
 
 /// Period in which `wk.drain` is brought up to date while draining.
@@ -76,16 +77,27 @@ where
     for warning in &launch.warnings {
         tracing::warn!(warning, "configuration");
     }
-    let context = Context::new(launch, spec.components, Some(log));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Temporary)?;
-    let outcome = LocalSet::new().block_on(&runtime, live(context, main));
+    let mut launch = launch;
+    let own_sockets = launch.native.then(|| Launch::sockets(launch.instance, &launch.runtime_dir));
+    // The cluster daemon hosts the table; everybody else gets the spawn counter with a place in it.
+    let membership = (launch.native && spec.daemon != Daemon::Cluster).then(|| runtime.block_on(Membership::of(&launch)));
+    if let Some(membership) = &membership {
+        launch.generation = membership.generation();
+    }
+    let context = Context::new(launch, spec.components, Some(log));
+    let outcome = LocalSet::new().block_on(&runtime, live(context, membership, main));
     // Blocking work that hangs must not hold the exit.
     runtime.shutdown_timeout(JOIN_GRACE);
+    for path in own_sockets.into_iter().flat_map(|(health, link)| [health, link]) {
+        // Nobody listens any more; a file that stays is replaced by the next life.
+        drop(std::fs::remove_file(path));
+    }
     outcome
 }
 
 /// The life of the process inside the runtime.
-async fn live<F, Fut>(context: Context, main: F) -> Result<Exit, Failure>
+async fn live<F, Fut>(context: Context, membership: Option<Membership>, main: F) -> Result<Exit, Failure>
 where
     F: FnOnce(Context) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
@@ -97,7 +109,8 @@ where
     let options = ServeOptions { identity: Some(context.identity().to_owned()) };
     let health = tokio::spawn(wk_rpc::serve(health, rpc::routes(&context), options, stopped.clone().cancelled_owned()));
     let watchdog = tokio::spawn(context.notifier().watchdog());
-    if !context.supervised() {
+    let membership = membership.map(|m| tokio::spawn(m.follow(context.clone())));
+    if !context.supervised() && membership.is_none() {
         context.tasks().spawn({
             let context = context.clone();
             async move { context.activate_and_admit().await }
@@ -130,6 +143,8 @@ where
     context.begin_drain();
     join(&context).await;
     watchdog.abort();
+    // The end of the stream tells the host that we are gone.
+    membership.iter().for_each(tokio::task::JoinHandle::abort);
     stopped.cancel();
     // Health watches of the supervisor have no end of their own: the exit ends them.
     health.abort();

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod http;
 pub mod json;
+pub mod native;
 pub mod node;
 pub mod sdk;
 pub mod sink;

@@ -105,17 +105,7 @@ impl Node {
     /// What the supervisor printed, and the ends of all logs: for messages of failing tests.
     #[must_use]
     pub fn story(&self) -> String {
-        let mut story = std::fs::read_to_string(self.dir.path().join("supervisor.out")).unwrap_or_default();
-        for entry in walk(self.dir.path()) {
-            if entry.extension().is_some_and(|e| e == "log")
-                && let Ok(text) = std::fs::read_to_string(&entry)
-            {
-                let lines: Vec<&str> = text.lines().collect();
-                let tail = lines.iter().skip(lines.len().saturating_sub(15)).copied().collect::<Vec<_>>().join("\n");
-                story.push_str(&format!("\n--- {}\n{tail}", entry.display()));
-            }
-        }
-        story
+        std::fs::read_to_string(self.dir.path().join("supervisor.out")).unwrap_or_default() + &story(self.dir.path())
     }
 
     /// The supervisor's snapshot.
@@ -309,20 +299,7 @@ impl Node {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn leftovers(&self) -> anyhow::Result<Vec<u32>> {
-        let mark = self.dir.path().as_os_str().as_encoded_bytes().to_vec();
-        let me = std::process::id();
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()).filter(|&p| p != me) else { continue };
-            let text = [entry.path().join("cmdline"), entry.path().join("environ")]
-                .iter()
-                .flat_map(|p| std::fs::read(p).unwrap_or_default())
-                .collect::<Vec<u8>>();
-            if text.windows(mark.len()).any(|w| w == mark) {
-                found.push(pid);
-            }
-        }
-        Ok(found)
+        with_marker(self.dir.path())
     }
 }
 
@@ -340,6 +317,39 @@ impl Drop for Node {
             drop(std::fs::rename(self.dir.path(), kept));
         }
     }
+}
+
+/// Ends of all logs below a folder.
+pub(crate) fn story(dir: &Path) -> String {
+    let mut story = String::new();
+    for entry in walk(dir) {
+        if entry.extension().is_some_and(|e| e == "log")
+            && let Ok(text) = std::fs::read_to_string(&entry)
+        {
+            let lines: Vec<&str> = text.lines().collect();
+            let tail = lines.iter().skip(lines.len().saturating_sub(15)).copied().collect::<Vec<_>>().join("\n");
+            story.push_str(&format!("\n--- {}\n{tail}", entry.display()));
+        }
+    }
+    story
+}
+
+/// Processes but our own whose command line or environment names a folder.
+pub(crate) fn with_marker(dir: &Path) -> anyhow::Result<Vec<u32>> {
+    let mark = dir.as_os_str().as_encoded_bytes().to_vec();
+    let me = std::process::id();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()).filter(|&p| p != me) else { continue };
+        let text = [entry.path().join("cmdline"), entry.path().join("environ")]
+            .iter()
+            .flat_map(|p| std::fs::read(p).unwrap_or_default())
+            .collect::<Vec<u8>>();
+        if text.windows(mark.len()).any(|w| w == mark) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
 }
 
 fn config_text(dir: &Path, node_id: u16, extra: &str) -> String {

@@ -23,6 +23,7 @@ const CRATES: &[(&str, Layer)] = &[
     ("wk-proto", Layer::Contracts),
     ("wk-wire", Layer::Contracts),
     ("wk-config", Layer::Basics),
+    ("wk-node", Layer::Basics),
     ("wk-telemetry", Layer::Basics),
     ("wk-rpc", Layer::Basics),
     ("wk-lifecycle", Layer::Frame),

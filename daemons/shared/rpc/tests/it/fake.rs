@@ -76,6 +76,12 @@ impl NodeTable for TableService {
         Ok(Response::new(Box::pin(WatchStream::new(self.tables.clone()).map(Ok))))
     }
 
+    type JoinStream = Pin<Box<dyn Stream<Item = Result<node::Table, Status>> + Send>>;
+
+    async fn join(&self, _: Request<tonic::Streaming<node::JoinReport>>) -> Result<Response<Self::JoinStream>, Status> {
+        Err(Status::unimplemented("fixed members"))
+    }
+
     async fn report_stall(&self, request: Request<node::StallReport>) -> Result<Response<node::StallReply>, Status> {
         self.stalls.lock().unwrap().push(request.into_inner());
         Ok(Response::new(node::StallReply {}))

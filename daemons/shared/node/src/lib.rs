@@ -1,0 +1,14 @@
+//! What a node consists of: daemons, their order, and the table that tells them of each other.
+//!
+//! Two programs host a node: the supervisor, and the cluster daemon where systemd supervises each daemon by itself. Both decide with the
+//! functions here, so that a node behaves the same either way: who requires whom ([`graph`]), when a daemon is activated and clients are
+//! admitted ([`rules`]), what the node table says ([`table`]), and the epoch that never falls ([`epoch`]).
+//!
+//! Absent on purpose: processes, sockets, restarts (the hosts' business).
+
+pub mod epoch;
+pub mod graph;
+pub mod rules;
+pub mod table;
+
+pub use epoch::EpochFile;

@@ -247,6 +247,8 @@ fn spec(config: &wk_config::Config) -> Spec {
         let policy = config.supervisor.daemons.of(*daemon);
         spec.start_timeout = policy.start_timeout.unwrap_or(spec.start_timeout);
         spec.term_deadline = policy.stop_timeout.unwrap_or(spec.term_deadline);
+        spec.start_timeout_max = policy.start_timeout_max.unwrap_or(spec.start_timeout_max);
+        spec.hard_stop = policy.hard_stop_timeout.or(spec.hard_stop);
         spec.max_restarts = policy.max_restarts;
         spec.files_max = policy.files_max;
         spec.limits = Limits { memory_max: policy.memory_max.map(|size| size.0), pids_max: policy.pids_max, cpu_weight: policy.cpu_weight };

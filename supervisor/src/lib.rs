@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod notify;
 pub mod orphans;
 pub mod overrides;
+pub mod panic;
 pub mod process;
 mod ready;
 pub mod reap;

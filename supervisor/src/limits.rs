@@ -127,3 +127,13 @@ pub const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
 pub const SPARE_FDS: usize = 16;
 /// Descriptors that an instance costs the supervisor: pidfd, two connections and their halves, and those of its spawn.
 pub const FDS_PER_INSTANCE: usize = 8;
+/// Period in which the work of a process is read while a deadline depends on it.
+pub const WORK_EVERY: Duration = Duration::from_millis(500);
+/// Units of work (1 ms of CPU, 64 KiB of input or output) within [`WORK_EVERY`] that count as progress: an idle daemon does one or two.
+pub const WORK_MIN: u64 = 20;
+/// Progress older than this counts no more.
+pub const WORK_WINDOW: Duration = Duration::from_millis(2500);
+/// Spawn to Ready for who is seen to work.
+pub const START_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// A cluster daemon that flushes and flushes is killed after this time.
+pub const HARD_STOP: Duration = Duration::from_secs(300);

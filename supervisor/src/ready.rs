@@ -15,6 +15,7 @@ use wk_rpc::serve::INSTANCE_HEADER;
 
 use crate::engine::FactSender;
 use crate::limits::{HEALTH_GRACE, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT, PROBE_CHECKS, PROBE_TIMEOUT};
+use crate::process::state_and_session;
 use crate::table::Fact;
 
 /// Says when a daemon may receive work.
@@ -85,14 +86,14 @@ async fn watch_once(
 }
 
 /// Asks `wk.live` every ten seconds. Never returns.
-pub(crate) async fn live(channel: Channel, facts: FactSender) {
+pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32) {
     let mut due = Instant::now() + LIVE_EVERY;
     loop {
         tokio::time::sleep_until(due).await;
         // We were late ourselves (host stalled, machine suspended): a miss would say nothing about the daemon.
         let late = due.elapsed() > LIVE_TIMEOUT;
         let alive = check(&channel, LIVE_TIMEOUT).await;
-        if alive || !late {
+        if alive || !(late || traced(pid)) {
             facts.send(Fact::Alive(alive)).await;
         }
         due = Instant::now() + LIVE_EVERY;
@@ -100,7 +101,7 @@ pub(crate) async fn live(channel: Channel, facts: FactSender) {
 }
 
 /// Two checks of one second each; one answer is enough.
-pub(crate) async fn probe(channel: Channel, facts: FactSender) {
+pub(crate) async fn probe(channel: Channel, facts: FactSender, pid: u32) {
     for _ in 0..PROBE_CHECKS {
         let began = Instant::now();
         if check(&channel, PROBE_TIMEOUT).await {
@@ -109,7 +110,12 @@ pub(crate) async fn probe(channel: Channel, facts: FactSender) {
         // An error that comes at once is no reason to skip the wait.
         sleep(PROBE_TIMEOUT.saturating_sub(began.elapsed())).await;
     }
-    facts.send(Fact::Probed(false)).await;
+    facts.send(Fact::Probed(traced(pid))).await;
+}
+
+/// A debugger holds it: that it does not answer says nothing.
+fn traced(pid: u32) -> bool {
+    state_and_session(pid).is_some_and(|(state, _)| state == 't')
 }
 
 async fn check(channel: &Channel, within: Duration) -> bool {

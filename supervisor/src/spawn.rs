@@ -73,7 +73,7 @@ pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
         fds.push((link_name(spec, daemon), listener(&link).map_err(|e| passing(&link.display().to_string(), &e))?));
     }
     fds.extend(order.public.into_iter().map(|(n, fd)| (n.to_owned(), fd)));
-    let (log, log_offset) = open_log(&config.log_path(name)).map_err(|e| passing("log", &e))?;
+    let (log, log_offset) = open_log(&config.log_path(name)).or_else(|e| our_log(name, &e)).map_err(|e| passing("log", &e))?;
     let mut command = Command::new(&exe);
     command.args(&spec.args).env_clear().envs(config.child_env.iter().map(|(k, v)| (k, v)));
     command.env("WK_INSTANCE", order.marker.identity()).env("WK_RUNTIME", &config.runtime_dir).env("WK_SLOTS", order.slots.to_string());
@@ -181,6 +181,12 @@ fn listener(path: &PathBuf) -> io::Result<OwnedFd> {
     let listener = UnixListener::bind(path)?;
     listener.set_nonblocking(true)?;
     Ok(listener.into())
+}
+
+/// A daemon does not wait for its log folder: its lines go to ours.
+fn our_log(name: InstanceName, error: &io::Error) -> io::Result<(File, u64)> {
+    tracing::warn!(%name, err = error as &dyn std::error::Error, "log cannot be opened, its lines come here");
+    Ok((File::from(rustix::io::dup(io::stderr())?), 0))
 }
 
 /// Appends; a log over [`LOG_BYTES_MAX`] makes room first. Also says where the new lines begin.

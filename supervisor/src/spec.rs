@@ -8,7 +8,7 @@ use wk_types::{Daemon, Pool};
 
 use crate::cause::{Cause, Exit};
 use crate::cgroup::Limits;
-use crate::limits::{TERM_DEADLINE, TERM_DEADLINE_CLUSTER, TERM_DEADLINE_GATEWAY};
+use crate::limits::{HARD_STOP, START_TIMEOUT_MAX, TERM_DEADLINE, TERM_DEADLINE_CLUSTER, TERM_DEADLINE_GATEWAY};
 
 /// One kind of daemon.
 #[derive(Debug, Clone)]
@@ -29,6 +29,10 @@ pub struct DaemonSpec {
     pub term_deadline: Duration,
     /// Spawn to first health answer, and activation to Ready, each.
     pub start_timeout: Duration,
+    /// The same for one that is seen to work meanwhile.
+    pub start_timeout_max: Duration,
+    /// Set: not killed at its stop deadline as long as it is seen to work, but after this time.
+    pub hard_stop: Option<Duration>,
     /// Which exits are followed by a restart.
     pub restart: RestartPolicy,
     /// Restarts before it is given up; 0: never given up.
@@ -101,6 +105,8 @@ impl Spec {
             admits: graph::admits(daemon),
             term_deadline: TERM_DEADLINE,
             start_timeout,
+            start_timeout_max: start_timeout.max(START_TIMEOUT_MAX),
+            hard_stop: None,
             restart: RestartPolicy::Always,
             max_restarts: 0,
             limits: Limits::default(),
@@ -109,7 +115,15 @@ impl Spec {
         };
         let worker = |pool: Pool| DaemonSpec { args: vec!["--pool", pool.name()], oom_score: 500, ..plain("wk-worker", Worker(pool)) };
         let daemons = BTreeMap::from([
-            (Cluster, DaemonSpec { term_deadline: TERM_DEADLINE_CLUSTER, oom_score: 0, ..plain("wk-cluster", Cluster) }),
+            (
+                Cluster,
+                DaemonSpec {
+                    term_deadline: TERM_DEADLINE_CLUSTER,
+                    hard_stop: Some(HARD_STOP),
+                    oom_score: 0,
+                    ..plain("wk-cluster", Cluster)
+                },
+            ),
             (Gateway, DaemonSpec { term_deadline: TERM_DEADLINE_GATEWAY, ..plain("wk-gateway", Gateway) }),
             (Api, plain("wk-api", Api)),
             (Worker(Pool::User), worker(Pool::User)),

@@ -27,6 +27,7 @@ mod mark;
 mod moves;
 mod op;
 pub mod plan;
+mod progress;
 mod request;
 mod restore;
 mod roll;
@@ -72,6 +73,8 @@ pub enum Fact {
     Identity(String),
     /// The kernel says that the process was stopped (SIGSTOP).
     Halted,
+    /// CPU time and input and output since its spawn, in the units of [`crate::process::work`].
+    Work(u64),
     /// The process has ended; something that it had started lived on and was killed.
     LeftBehind,
     /// The process ended and was reaped; its group is dead.
@@ -100,6 +103,8 @@ pub enum Action {
     Admit(InstanceName, u64),
     /// Ask at once whether it lives; answer with [`Fact::Probed`].
     Probe(InstanceName, u64),
+    /// Read how much it has worked; answer with [`Fact::Work`].
+    Look(InstanceName, u64),
     /// Send a signal.
     Signal(InstanceName, u64, Sig),
     /// Quiesce the node for operation `op`; answers come through [`Table::quiesced`].
@@ -204,6 +209,7 @@ impl Table {
         // Each pass either gives out an action, ends or changes the phase of an operation, or is the last one; both are finite.
         loop {
             let before = self.out.len();
+            self.looks(now);
             self.deadlines(now);
             for name in self.names() {
                 self.converge(now, name);
@@ -232,7 +238,7 @@ impl Table {
             (None, Rest::Backoff { until, .. }) if self.wanted(i.name) && !self.held.contains(&i.name) => Some(*until),
             _ => None,
         });
-        runs.chain(self.ops.iter().filter_map(Op::deadline)).min()
+        runs.chain(self.ops.iter().filter_map(Op::deadline)).chain(self.next_look()).min()
     }
 
     fn names(&self) -> Vec<InstanceName> {
@@ -306,16 +312,16 @@ impl Table {
         for name in self.names() {
             let timeout = self.start_timeout(name.daemon);
             let Some(run) = self.instances.get(&name).and_then(|i| i.run.as_ref()) else { continue };
-            match &run.ending {
-                Some(ending) if ending.deadline <= now && ending.step < EndStep::Stuck => {
-                    let next = if ending.step < EndStep::Kill { EndStep::Kill } else { EndStep::Stuck };
-                    self.end(now, name, None, next);
-                }
-                Some(_) => {}
-                None if run.start_deadline(timeout).is_some_and(|d| d <= now) => {
-                    self.end(now, name, Some(Cause::StartTimeout), EndStep::Abort);
-                }
-                None => {}
+            let (step, due) = match &run.ending {
+                Some(ending) => (Some(ending.step), ending.deadline <= now && ending.step < EndStep::Stuck),
+                None => (None, run.start_deadline(timeout).is_some_and(|d| d <= now)),
+            };
+            match step {
+                _ if !due => {}
+                Some(_) if self.lets_finish(now, name) => {}
+                Some(step) => self.end(now, name, None, if step < EndStep::Kill { EndStep::Kill } else { EndStep::Stuck }),
+                None if self.lets_start(now, name) => {}
+                None => self.end(now, name, Some(Cause::StartTimeout), EndStep::Abort),
             }
         }
     }
@@ -363,7 +369,8 @@ impl Table {
 
     /// Drains an unwanted process as soon as nothing that is also leaving needs it.
     fn release(&mut self, now: Time, name: InstanceName) {
-        let needed = self.instances.values().any(|i| i.live() && !self.wanted(i.name) && self.spec.depends(i.name.daemon, name.daemon));
+        let leaving = |i: &Instance| i.live() && !self.wanted(i.name) && !self.stuck(i.name);
+        let needed = self.instances.values().any(|i| leaving(i) && self.spec.depends(i.name.daemon, name.daemon));
         let ending = self.instances.get(&name).and_then(|i| i.run.as_ref()).is_some_and(|r| r.ending.is_some());
         if !needed && !ending {
             let step = if self.ops.iter().any(|o| o.covers(name) && o.request.flags.now) { EndStep::Kill } else { EndStep::Term };

@@ -36,8 +36,13 @@ impl Engine {
                 Action::Probe(name, generation) => {
                     let facts = FactSender { tx: self.tx.clone(), name, generation };
                     self.with_child(name, generation, |c| {
-                        c.tasks.spawn(ready::probe(c.channel.clone(), facts));
+                        c.tasks.spawn(ready::probe(c.channel.clone(), facts, c.process.number()));
                     });
+                }
+                Action::Look(name, generation) => {
+                    if let Some(pid) = self.children.get(&name).map(|c| c.process.number()) {
+                        queue.extend(self.table.step(self.now(), name, generation, Fact::Work(crate::process::work(pid))));
+                    }
                 }
                 Action::Signal(name, generation, sig) => {
                     self.counters.signal(sig);

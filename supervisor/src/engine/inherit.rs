@@ -71,7 +71,7 @@ impl Engine {
         // One that hangs is found at once, not at its next liveness check. One that was never up is judged by the start timeout.
         if up {
             self.with_child(name, generation, |c| {
-                c.tasks.spawn(ready::probe(c.channel.clone(), facts));
+                c.tasks.spawn(ready::probe(c.channel.clone(), facts, c.process.number()));
             });
         }
     }
@@ -87,7 +87,7 @@ impl Engine {
         let process = process.within(leaf);
         let mut tasks = JoinSet::new();
         tasks.spawn(ready::watch(health, identity, facts.clone(), up));
-        tasks.spawn(ready::live(channel.clone(), facts));
+        tasks.spawn(ready::live(channel.clone(), facts, pid));
         tasks.spawn(ended(process.clone(), self.tx.clone(), name, generation));
         self.notifier.store(&Passed::child_name(name), process.pidfd());
         self.children.insert(name, Child { generation, process, start_time, channel, tasks, ended: None });

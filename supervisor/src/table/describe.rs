@@ -257,6 +257,7 @@ impl Table {
             let left = ending.deadline.saturating_sub(now).as_secs_f64();
             let why = ending.cause.as_ref().map_or_else(|| "stopping".to_owned(), ToString::to_string);
             return match ending.step {
+                EndStep::Term if run.progress.recent(now) => format!("{why}; SIGTERM {since:.1} s ago, still working"),
                 EndStep::Term => format!("{why}; SIGTERM {since:.1} s ago, killed in {left:.1} s"),
                 EndStep::Abort | EndStep::Kill => format!("{why}; being killed for {since:.1} s"),
                 EndStep::Stuck => format!("{why}; not gone {since:.1} s after the first signal"),
@@ -269,6 +270,9 @@ impl Table {
             State::Suspect => format!("{} liveness checks missed", run.misses),
             State::Ready => String::new(),
             State::Degraded => "says it cannot take work".into(),
+            State::Starting if run.progress.recent(now) => {
+                format!("not ready {:.1} s after its start, still working", now.saturating_sub(run.times.spawn).as_secs_f64())
+            }
             State::Starting if run.times.up.is_none() => "no health answer yet".into(),
             State::Starting => {
                 let since = now.saturating_sub(run.times.activate.unwrap_or(now)).as_secs_f64();

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use wk_proto::node::v1::State as ProtoState;
 use wk_types::InstanceName;
 
+use super::progress::Progress;
 use crate::backoff::{Backoff, Time};
 use crate::cause::{Cause, Exit};
 
@@ -181,6 +182,8 @@ pub struct Run {
     pub unconfirmed: Option<Time>,
     /// What it had started outlived it.
     pub left_behind: bool,
+    /// Work seen while a deadline runs.
+    pub progress: Progress,
 }
 
 impl Run {
@@ -199,6 +202,7 @@ impl Run {
             adopted: false,
             unconfirmed: None,
             left_behind: false,
+            progress: Progress::new(spawn),
         }
     }
 
@@ -214,9 +218,8 @@ impl Run {
         self.serving && self.times.activate.is_some() && self.ending.is_none()
     }
 
-    /// When a start counts as stuck; `None` while there is nothing to wait for on its side.
-    #[must_use]
-    pub fn start_deadline(&self, timeout: Duration) -> Option<Time> {
+    /// As [`Self::start_deadline`], before it was moved.
+    pub(super) fn first_start_deadline(&self, timeout: Duration) -> Option<Time> {
         if let Some(adopted) = self.unconfirmed {
             return Some(adopted + timeout);
         }

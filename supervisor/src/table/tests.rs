@@ -9,6 +9,8 @@ use wk_types::{Daemon, InstanceName, Pool};
 use super::*;
 use crate::cause::{Cause, Exit};
 
+mod faults;
+
 const CHANNEL: Daemon = Daemon::Worker(Pool::Channel);
 
 /// The world: which generation of which instance lives, and what it was told.
@@ -29,6 +31,11 @@ struct World {
     /// Orders not carried out yet, first in, first out, as in the engine.
     orders: VecDeque<Action>,
     obeying: bool,
+    /// Are seen to work.
+    busy: Vec<InstanceName>,
+    /// Do not die of SIGKILL.
+    undying: Vec<InstanceName>,
+    work: u64,
 }
 
 fn at(daemon: Daemon) -> InstanceName {
@@ -57,6 +64,9 @@ impl World {
             mute: Vec::new(),
             orders: VecDeque::new(),
             obeying: false,
+            busy: Vec::new(),
+            undying: Vec::new(),
+            work: 0,
         }
     }
 
@@ -151,8 +161,13 @@ impl World {
                     Sig::Term if self.deaf.contains(&name) => {}
                     Sig::Term => self.fact(name, Fact::Exited(Exit::Code(0))),
                     Sig::Abort => {}
+                    Sig::Kill if self.undying.contains(&name) => {}
                     Sig::Kill => self.fact(name, Fact::Exited(Exit::Signal { signal: 9, core: false })),
                 }
+            }
+            Action::Look(name, _) => {
+                self.work += if self.busy.contains(&name) { 100 } else { 0 };
+                self.fact(name, Fact::Work(self.work));
             }
             Action::Quiesce { op, .. } => {
                 self.table.quiesced(self.now, op, Report::default(), true);

@@ -10,6 +10,10 @@
 //! | `crash=MS` | ends with code 1 that long after its activation |
 //! | `never-ready` | is activated and says nothing |
 //! | `slow-init=MS` | serves nothing before |
+//! | `busy=MS` | burns CPU that long before it serves anything |
+//! | `hang-on-usr1` | blocks its executor for ever on SIGUSR1 |
+//! | `health-closes=MS` | closes its health socket that long after its start, and lives on |
+//! | `flood=MIB` | writes that much to standard error at the start |
 //! | `unready` | after its activation: ready, then not |
 //! | `ignore-term` | does not end on SIGTERM |
 //! | `drain=MS` | takes that long to end |
@@ -102,6 +106,45 @@ impl Child {
         if self.has("daemonise") {
             self.event(&format!("grandchild {}", start("setsid", &["sleep", "1000"])?));
             std::process::exit(0);
+        }
+        Ok(())
+    }
+
+    fn burn(&self) {
+        let until = std::time::Instant::now() + self.ms("busy").unwrap_or_default();
+        while std::time::Instant::now() < until {
+            std::hint::spin_loop();
+        }
+    }
+
+    fn flood(&self) -> anyhow::Result<()> {
+        let Some(mib) = self.value("flood") else { return Ok(()) };
+        let line = [b'x'; 1023];
+        for _ in 0..mib.parse::<u32>()? * 1024 {
+            std::io::stderr().write_all(&line)?;
+            std::io::stderr().write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
+    async fn health_closes(&self) {
+        match self.ms("health-closes") {
+            Some(after) => tokio::time::sleep(after).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn hang_on_usr1(&self) -> anyhow::Result<()> {
+        if self.has("hang-on-usr1") {
+            let mut usr1 = signal(SignalKind::user_defined1())?;
+            let child = self.clone();
+            tokio::spawn(async move {
+                usr1.recv().await;
+                child.event("hangs");
+                loop {
+                    std::thread::park();
+                }
+            });
         }
         Ok(())
     }
@@ -202,7 +245,10 @@ fn main() -> anyhow::Result<()> {
         if let Some(code) = child.value("exit") {
             std::process::exit(code.parse()?);
         }
+        child.flood()?;
         child.start_others()?;
+        child.burn();
+        child.hang_on_usr1()?;
         tokio::time::sleep(child.ms("slow-init").unwrap_or_default()).await;
         child.say(false).await;
         child.health.set_service_status("wk.live", ServingStatus::Serving).await;
@@ -213,6 +259,21 @@ fn main() -> anyhow::Result<()> {
         child.exit_on_usr1()?;
         let options = wk_rpc::ServeOptions { identity: Some(identity) };
         let serve = wk_rpc::serve(listener.into(), routes, options, std::future::pending());
+        let serve = async {
+            tokio::select! {
+                served = serve => served,
+                () = child.health_closes() => {
+                    // All its connections: those have tasks of their own.
+                    for fd in 3..1024 {
+                        let name = nix::sys::socket::getsockname::<nix::sys::socket::UnixAddr>(fd);
+                        if name.is_ok_and(|n| n.path().is_some_and(|p| p.components().any(|c| c.as_os_str() == "h"))) {
+                            nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Both).unwrap_or_default();
+                        }
+                    }
+                    std::future::pending().await
+                }
+            }
+        };
         let live = async {
             child.live().await;
             std::future::pending::<()>().await;

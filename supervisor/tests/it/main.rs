@@ -3,6 +3,7 @@
 mod adopt;
 mod control;
 mod crash;
+mod faults;
 mod node;
 mod process;
 mod reexec;

@@ -211,6 +211,13 @@ impl Node {
         self.supervisor = spawn(self.dir.path());
     }
 
+    /// The only child of what was spawned: the supervisor below a launcher.
+    pub(crate) async fn supervisor_child(&self) -> u32 {
+        let pid = self.supervisor.id().expect("the launcher runs");
+        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        list.trim().parse().unwrap()
+    }
+
     /// Waits until a process has ended; who reaps it does not matter.
     pub(crate) async fn wait_gone(&self, pid: u32) {
         let gone = || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |s| s.contains(") Z "));

@@ -232,6 +232,10 @@ section! {
         start_timeout: Option<Duration> = None, "startTimeout";
         /// From TERM to the end; not set: 10s (30s cluster, 45s gateway).
         stop_timeout: Option<Duration> = None, "stopTimeout";
+        /// From spawn to ready for one that is seen to work (CPU, input, output); not set: 10m.
+        start_timeout_max: Option<Duration> = None, "startTimeoutMax";
+        /// Set: at its stop deadline it is killed only when it does not work, and after this time. Not set: 5m for cluster, none for others.
+        hard_stop_timeout: Option<Duration> = None, "hardStopTimeout";
         /// Restarts before it is given up; 0: never given up.
         max_restarts: u32 = 0, "maxRestarts";
         /// Memory limit of the daemon's cgroup; not set: none.

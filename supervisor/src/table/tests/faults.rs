@@ -1,0 +1,165 @@
+//! Rows of the fault catalogue that need no process: time runs as the test likes.
+
+use super::*;
+
+#[test]
+fn row_10_a_slow_start_that_works_gets_more_time_up_to_its_maximum() {
+    let mut world = World::new();
+    let cluster = at(Daemon::Cluster);
+    world.mute.push(cluster);
+    world.busy.push(cluster);
+    world.start();
+    world.pass(300_000);
+    assert_eq!(world.state(cluster), State::Starting, "five times its timeout, and it works");
+    assert!(world.table.view(world.now, cluster).unwrap().why.contains("still working"));
+    world.fact(cluster, Fact::Serving(true));
+    world.pass(5_000);
+    assert_eq!((world.state(cluster), world.last().code), (State::Ready, 0));
+
+    let mut world = World::new();
+    world.mute.push(cluster);
+    world.busy.push(cluster);
+    world.start();
+    world.pass(700_000);
+    assert!(world.last().message.contains("start timeout"), "{:?}", world.last());
+}
+
+#[test]
+fn row_9_a_slow_start_that_does_nothing_gets_none() {
+    let mut world = World::new();
+    world.mute.push(at(Daemon::Cluster));
+    world.start();
+    world.pass(59_000);
+    assert!(world.ended.is_empty());
+    world.pass(10_000);
+    assert!(world.last().message.contains("start timeout"), "{:?}", world.last());
+}
+
+#[test]
+fn row_22_an_unkillable_process_blocks_nobody_and_keeps_its_slot() {
+    let mut world = World::new();
+    world.start();
+    let user = at(Daemon::Worker(Pool::User));
+    world.deaf.push(user);
+    world.undying.push(user);
+    world.begin(Kind::Stop, &[], Flags { now: true, ..Flags::default() }).unwrap();
+    world.pass(30_000);
+    assert_eq!(world.state(user), State::Stuck);
+    assert_eq!((world.last().code, world.live.len()), (70, 1), "the others are down: {:?}", world.last());
+    assert!(world.last().message.contains("worker.user@0"));
+    // Wanted again: nothing is spawned beside it, until the kernel lets it go.
+    world.start();
+    assert_eq!((world.state(user), world.live.get(&user)), (State::Stuck, Some(&1)));
+    world.fact(user, Fact::Exited(Exit::Signal { signal: 9, core: false }));
+    world.pass(5_000);
+    assert_eq!(world.state(user), State::Ready);
+}
+
+#[test]
+fn row_23_the_store_is_not_killed_while_it_flushes() {
+    let mut world = World::new();
+    world.start();
+    let cluster = at(Daemon::Cluster);
+    world.deaf.push(cluster);
+    world.busy.push(cluster);
+    world.begin(Kind::Stop, &[], Flags::default()).unwrap();
+    world.pass(200_000);
+    assert_eq!(world.state(cluster), State::Draining, "nearly seven times its deadline, and it works");
+    // A second signal shortens deadlines, it does not cut a flush short.
+    world.begin(Kind::Stop, &[], Flags { fast: true, ..Flags::default() }).unwrap();
+    world.pass(20_000);
+    assert_eq!(world.state(cluster), State::Draining);
+    world.busy.clear();
+    world.pass(10_000);
+    assert_eq!((world.state(cluster), world.last().code), (State::Down, 0), "it did nothing any more");
+}
+
+#[test]
+fn row_23_the_store_is_killed_at_its_hard_limit_and_by_a_third_signal() {
+    for (now, after) in [(false, 310_000), (true, 1_000)] {
+        let mut world = World::new();
+        world.start();
+        let cluster = at(Daemon::Cluster);
+        world.deaf.push(cluster);
+        world.busy.push(cluster);
+        world.begin(Kind::Stop, &[], Flags::default()).unwrap();
+        world.pass(40_000);
+        if now {
+            world.begin(Kind::Stop, &[], Flags { now, ..Flags::default() }).unwrap();
+        }
+        world.pass(after);
+        assert_eq!(world.state(cluster), State::Down, "now: {now}");
+    }
+}
+
+#[test]
+fn row_11_a_daemon_that_says_it_cannot_take_work_is_shown_and_left_alone() {
+    let mut world = World::new();
+    world.start();
+    world.fact(at(Daemon::Api), Fact::Serving(false));
+    world.pass(600_000);
+    assert_eq!(world.state(at(Daemon::Api)), State::Degraded);
+    assert_eq!(world.table.view(world.now, at(Daemon::Api)).unwrap().generation, 1);
+    world.fact(at(Daemon::Api), Fact::Serving(true));
+    assert_eq!(world.state(at(Daemon::Api)), State::Ready);
+}
+
+#[test]
+fn row_6_want_of_memory_waits_one_step_longer() {
+    let mut world = World::new();
+    world.start();
+    let user = at(Daemon::Worker(Pool::User));
+    world.die(user.daemon, Exit::OutOfMemory);
+    let view = world.table.view(world.now, user).unwrap();
+    assert_eq!(view.state, State::Backoff, "a first crash of another kind is repaired at once");
+    assert!(view.why.contains("out of memory"), "{}", view.why);
+    world.pass(5_000);
+    assert_eq!(world.state(user), State::Ready);
+}
+
+#[test]
+fn row_19_left_behind_before_ready_is_final_and_later_is_a_crash() {
+    let user = at(Daemon::Worker(Pool::User));
+    let mut world = World::new();
+    world.mute.push(user);
+    world.start();
+    world.fact(user, Fact::LeftBehind);
+    world.die(user.daemon, Exit::Code(0));
+    assert!(world.last().message.contains("foreground"), "{:?}", world.last());
+    let mut world = World::new();
+    world.start();
+    world.fact(user, Fact::LeftBehind);
+    world.die(user.daemon, Exit::Code(0));
+    world.pass(5_000);
+    assert_eq!(world.state(user), State::Ready);
+}
+
+#[test]
+fn row_1_exit_0_is_a_crash_unless_the_policy_says_otherwise() {
+    let user = at(Daemon::Worker(Pool::User));
+    let mut world = World::new();
+    world.start();
+    world.die(user.daemon, Exit::Code(0));
+    world.pass(100);
+    assert_eq!((world.state(user), world.table.view(world.now, user).unwrap().restarts), (State::Ready, 1));
+    let mut spec = Spec::standard(Duration::from_secs(60));
+    spec.daemons.get_mut(&user.daemon).unwrap().restart = crate::spec::RestartPolicy::OnFailure;
+    let mut world = World::of(spec);
+    world.start();
+    world.die(user.daemon, Exit::Code(0));
+    world.pass(60_000);
+    assert_eq!(world.state(user), State::Failed, "said, and not restarted");
+}
+
+#[test]
+fn row_16_a_port_in_use_is_tried_again() {
+    let user = at(Daemon::Worker(Pool::User));
+    let mut world = World::new();
+    world.start();
+    world.die(user.daemon, Exit::Code(75));
+    world.die(user.daemon, Exit::Code(75));
+    let view = world.table.view(world.now, user).unwrap();
+    assert!(view.state != State::Failed && !view.why.contains("not restarted"), "{view:?}");
+    world.pass(5_000);
+    assert_eq!(world.state(user), State::Ready);
+}

@@ -1,7 +1,8 @@
 //! What reactors and hub say to each other, and the queues between their threads.
 //!
 //! A side collects what one round produced and hands it over as one batch; it wakes the other side only when that one sleeps. The queues are
-//! bounded by what may be in them: events of a connection by its unsettled bounds, commands by the output budget ([`OutputBudget`]).
+//! bounded by what may be in them: events of a connection by its unsettled SENDs and the RECVs it has not acknowledged, commands by the output
+//! budget ([`OutputBudget`]).
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -164,7 +165,7 @@ pub enum Command {
     Connack(At, Bytes, bool),
     /// Answer to a SEND: bytes (may be empty), and the cost given back.
     Sendack(At, Bytes, u32),
-    /// A frame for the client.
+    /// A RECV for the client.
     Write(At, Bytes),
     /// A frame first (may be empty), then close after a while. Unit: ms.
     Kick(At, Bytes, u32),

@@ -8,6 +8,9 @@ use wk_types::limits::FRAME_BODY_BYTES_MAX;
 pub const SENDS_OPEN_MAX: u32 = 64;
 /// Their bytes. A single larger SEND is handed over alone. Unit: bytes.
 pub const SENDS_OPEN_BYTES_MAX: u32 = 256 << 10;
+/// RECVs of one connection that may still be acknowledged; RECVACKs beyond those go no further. More than the push worker remembers, so that a
+/// client that is slow to acknowledge is not sent the newest ones again.
+pub const RECVS_OPEN_MAX: u32 = 16_384;
 /// Frames parsed and held back because of the two bounds above; then the connection is not read. Unit: bytes.
 pub const PARKED_BYTES_MAX: usize = 1 << 20;
 /// Frames behind CONNECT held back until CONNACK is written; then the connection is not read. Unit: bytes. Source: wire protocol §8.2.

@@ -69,6 +69,7 @@ metrics! {
         reads_paused = "wk_gateway_reads_paused_total", "Connections not read for a while because too much of theirs waits.";
         sends_starved = "wk_gateway_sends_starved_total", "SENDs held back for a full link or for want of message ids.";
         sends_ignored = "wk_gateway_sends_ignored_total", "SENDs of connections that are being kicked.";
+        recvacks_ignored = "wk_gateway_recvacks_ignored_total", "RECVACKs of connections without an unacknowledged RECV: dropped.";
         sends_late = "wk_gateway_sends_late_total", "SENDs answered with reason 15 by the gateway because their deadline passed.";
         answers_late = "wk_gateway_answers_late_total", "SENDACKs that came after the gateway had answered, or twice: dropped.";
         output_orphans = "wk_gateway_output_orphans_total", "Items of workers for connections that are gone: dropped.";

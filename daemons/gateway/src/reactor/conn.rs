@@ -17,7 +17,7 @@ use wk_wire::{Connack, Connect, Recvack, SendRef, Sub, Suback, Version, encode, 
 use super::ws::{self, Opcode};
 use crate::config::Settings;
 use crate::exchange::{At, CloseReason, Event, Handover, Login, Shared, Transport};
-use crate::limits::PARKED_BEFORE_LOGIN_BYTES_MAX;
+use crate::limits::{PARKED_BEFORE_LOGIN_BYTES_MAX, RECVS_OPEN_MAX};
 use crate::metrics::Metrics;
 
 /// How far a connection has come.
@@ -116,6 +116,8 @@ pub(super) struct Conn {
     pub(super) parked: Option<Box<Parked>>,
     sends_open: u32,
     sends_open_bytes: u32,
+    /// RECVs written and not acknowledged, up to [`RECVS_OPEN_MAX`]: bounds what a client can have handed to its push worker.
+    recvs_open: u32,
     pub(super) accepted_ms: u64,
     pub(super) active_ms: u64,
     /// When a kicked or lingering connection is closed.
@@ -151,6 +153,7 @@ impl Conn {
             parked: None,
             sends_open: 0,
             sends_open_bytes: 0,
+            recvs_open: 0,
             accepted_ms: now_ms,
             active_ms: now_ms,
             close_ms: 0,
@@ -356,7 +359,16 @@ impl Conn {
         }));
     }
 
+    /// Writes a RECV: one RECVACK may come for it.
+    pub(super) fn recv(&mut self, frame: &[u8], cx: &mut Cx<'_>) {
+        self.recvs_open = (self.recvs_open + 1).min(RECVS_OPEN_MAX);
+        self.put(frame, cx);
+    }
+
+    /// A RECVACK for more than was written can only name something unknown, which is ignored (wire protocol §8.7).
     pub(super) fn recvack(&mut self, ack: &Recvack, len: usize, cx: &mut Cx<'_>) {
+        let Some(left) = self.recvs_open.checked_sub(1) else { return cx.metrics.recvacks_ignored.inc() };
+        self.recvs_open = left;
         cx.metrics.recvack.add(len);
         let body = cx.encoder.encode(&item::Recvack {
             conn: self.at.conn,

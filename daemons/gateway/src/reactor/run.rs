@@ -206,7 +206,7 @@ impl Reactor {
             Command::Write(at, frame) => {
                 self.common.shared.output.sub(frame.len());
                 self.with_conn(at, |conn, cx| {
-                    conn.put(&frame, cx);
+                    conn.recv(&frame, cx);
                     Ok(())
                 });
             }

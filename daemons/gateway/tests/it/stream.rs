@@ -171,6 +171,8 @@ fn json_rpc_over_tcp() {
     assert_eq!(client.json()["result"]["messageSeq"], 1);
     client.send(br#"{"method":"nope","id":3}"#);
     assert_eq!(client.json()["error"]["code"], -32601);
+    rig.write(login.at, &br#"{"method":"recv","params":{}}"#[..]);
+    assert_eq!(client.json()["method"], "recv");
     client.send(br#"{"method":"recvack","params":{"messageId":"7","messageSeq":1}}"#);
     rig.wait(|e| matches!(e, Event::Recvack(..)).then_some(()));
     client.send(b"}");

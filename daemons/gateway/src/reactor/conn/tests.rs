@@ -173,6 +173,10 @@ proptest! {
     fn sends_keep_their_order_and_their_bounds(acts in prop::collection::vec(act(), 0..120), cut in 1usize..200) {
         let mut bench = Bench::new(Transport::Tcp, tight());
         bench.feed(&connect());
+        bench.work(|conn, cx| {
+            (0..120).for_each(|_| conn.recv(b"", cx));
+            Ok(())
+        });
         let (mut sent, mut pings, mut acks, mut answered, mut waiting) = (0u32, 0usize, 0usize, 0usize, Vec::new());
         let (mut opened, all) = (false, acts.into_iter().chain([Act::Open]));
         for act in all {
@@ -263,6 +267,32 @@ fn reading_stops_at_the_parked_bound_and_goes_on_after_answers() {
     bench.work(|conn, cx| conn.release(cost, cx));
     assert!(bench.conn.wants_read(&bench.settings));
     assert_eq!(bench.sends().len(), 2);
+}
+
+#[test]
+fn each_recv_is_acknowledged_once() {
+    let mut bench = Bench::new(Transport::Tcp, Settings::default());
+    bench.feed(&connect());
+    bench.open();
+    let ack = frame_of(&Act::Recvack, 0);
+    let acks = |bench: &Bench| bench.events.iter().filter(|e| matches!(e, Event::Recvack(..))).count();
+    bench.feed(&ack.repeat(1_000));
+    assert_eq!(acks(&bench), 0, "nothing was received");
+    bench.work(|conn, cx| {
+        conn.recv(b"frame", cx);
+        conn.recv(b"frame", cx);
+        Ok(())
+    });
+    bench.feed(&ack.repeat(1_000));
+    assert_eq!((acks(&bench), bench.ended), (2, None));
+    assert_eq!(bench.metrics.recvacks_ignored.get(), 1_998);
+    for _ in 0..=RECVS_OPEN_MAX {
+        bench.work(|conn, cx| {
+            conn.recv(b"", cx);
+            Ok(())
+        });
+    }
+    assert_eq!(bench.conn.recvs_open, RECVS_OPEN_MAX);
 }
 
 #[test]

@@ -99,8 +99,10 @@ pub enum CloseReason {
     Kicked,
     /// Too much output waits for it.
     OutputFull,
-    /// Too much output waits for all connections.
+    /// Too much output waits for all connections, and much of it for this one.
     OutputBudget,
+    /// Output waited, and the peer took nothing for too long.
+    OutputStalled,
     /// Too many connections from its address.
     AddressLimit,
     /// The daemon stops.
@@ -111,7 +113,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Label values in the order of the numbers.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 13] = [
         "peer",
         "farewell",
         "malformed",
@@ -121,6 +123,7 @@ impl CloseReason {
         "kicked",
         "output_full",
         "output_budget",
+        "output_stalled",
         "address_limit",
         "stopping",
         "panicked",
@@ -318,10 +321,9 @@ impl AwayBuckets {
 pub struct OutputBudget(AtomicU64);
 
 impl OutputBudget {
-    /// Adds; true while the sum is at most `limit`.
-    pub fn add(&self, bytes: usize, limit: u64) -> bool {
-        let bytes = bytes as u64;
-        self.0.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= limit
+    /// Adds.
+    pub fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Gives back.
@@ -376,9 +378,9 @@ mod tests {
     #[test]
     fn budget_counts_both_ways() {
         let budget = OutputBudget::default();
-        assert!(budget.add(10, 10));
-        assert!(!budget.add(1, 10));
-        budget.sub(11);
-        assert_eq!(budget.get(), 0);
+        budget.add(10);
+        budget.add(1);
+        budget.sub(4);
+        assert_eq!(budget.get(), 7);
     }
 }

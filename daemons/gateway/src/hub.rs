@@ -421,13 +421,9 @@ impl Hub {
         };
         let at = session.at;
         self.metrics.recv.add(recv.frame.len());
-        let command = if self.shared.output.add(recv.frame.len(), self.settings.output_total_bytes_max) {
-            Command::Write(at, body.slice_ref(recv.frame))
-        } else {
-            self.shared.output.sub(recv.frame.len());
-            Command::Close(at, CloseReason::OutputBudget)
-        };
-        send_to(&mut self.desks, at, command);
+        // Whether too much waits is for the reactor to say: it knows for whom.
+        self.shared.output.add(recv.frame.len());
+        send_to(&mut self.desks, at, Command::Write(at, body.slice_ref(recv.frame)));
     }
 
     /// Answers a SEND with reason 15 now.

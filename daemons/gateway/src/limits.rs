@@ -25,8 +25,12 @@ pub const UPGRADE_HEADERS_MAX: usize = 64;
 pub const WS_MESSAGE_BYTES_MAX: u64 = 16 << 20;
 /// Output that waits for one connection; more closes it. Unit: bytes. Source: wire protocol §13.
 pub const OUTPUT_BYTES_MAX: usize = 8 << 20;
-/// Output that waits for all connections of the process; more closes the connection it is for. Unit: bytes.
+/// Output that waits for all connections of the process; above it a connection is closed at [`OUTPUT_CROWDED_BYTES_MAX`]. Unit: bytes.
 pub const OUTPUT_TOTAL_BYTES_MAX: u64 = 256 << 20;
+/// Output that waits for one connection while all together are above their bound. A client that reads never has as much. Unit: bytes.
+pub const OUTPUT_CROWDED_BYTES_MAX: usize = 64 << 10;
+/// A connection with output behind a send of which the peer took nothing for this long is closed.
+pub const OUTPUT_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Output buffers up to this capacity are reused. Unit: bytes.
 pub const POOLED_BUFFER_BYTES_MAX: usize = 16 << 10;

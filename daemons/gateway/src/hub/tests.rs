@@ -227,6 +227,16 @@ fn a_recv_that_overtakes_the_receipt_opens_the_session_first() {
 }
 
 #[test]
+fn a_recv_is_written_however_much_waits_for_others() {
+    let mut bench = Bench::new();
+    bench.open(5, false);
+    bench.hub.shared.output.add(2 * usize::try_from(crate::limits::OUTPUT_TOTAL_BYTES_MAX).unwrap());
+    let body = Encoder::default().encode(&item::RecvOut { conn: AT.conn, frame: b"\x50frame" });
+    bench.hub.on_item(Kind::RecvOut, &body);
+    assert!(matches!(&bench.commands()[0], Command::Write(AT, frame) if &frame[..] == b"\x50frame"));
+}
+
+#[test]
 fn a_sendack_answers_once_and_settles() {
     let mut bench = Bench::new();
     bench.open(6, false);

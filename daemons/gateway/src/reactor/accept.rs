@@ -160,6 +160,7 @@ impl Reactor {
             ending: None,
             touched: false,
             timers: 0,
+            watch_ms: 0,
             counted: 0,
             address: peer.ip(),
         });

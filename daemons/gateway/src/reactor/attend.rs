@@ -8,6 +8,7 @@ use super::run::{Reactor, set_end, work_on};
 use super::slot::{Ending, Key, Receive, Sending, Target};
 use super::sys::Completion;
 use crate::exchange::{CloseReason, Event};
+use crate::limits::OUTPUT_CROWDED_BYTES_MAX;
 
 impl Reactor {
     pub(super) fn on_receive(&mut self, key: Key, completion: &Completion) {
@@ -50,7 +51,7 @@ impl Reactor {
                 if from < sending.len && slot.ending.is_none_or(|e| !e.cancelled) {
                     let token = Target::Send(key).token();
                     match self.ring.send(slot.socket.as_fd(), index, bytes, from, token) {
-                        Ok(()) => slot.sending = Some(Sending { from, ..sending }),
+                        Ok(()) => slot.sending = Some(Sending { from, since_ms: self.desk.now_ms, ..sending }),
                         Err(_) => set_end(slot, End::at_once(CloseReason::Peer)),
                     }
                 } else {
@@ -123,31 +124,58 @@ impl Reactor {
         Ok(())
     }
 
-    /// Enforces the output bound and keeps the budget of the process.
+    /// Keeps the budget of the process and enforces the output bounds, on the connections the output waits for.
     fn check_output(&mut self, index: usize) {
         let Some(slot) = self.slots.get_mut(index) else { return };
-        if slot.ending.is_none() && slot.output() > self.common.settings.output_bytes_max {
-            set_end(slot, End::at_once(CloseReason::OutputFull));
-            self.after_work(index);
-        }
-        let Some(slot) = self.slots.get_mut(index) else { return };
+        let (settings, budget) = (&self.common.settings, &self.common.shared.output);
         let output = slot.output();
         if output > slot.counted {
-            self.common.shared.output.add(output - slot.counted, u64::MAX);
+            budget.add(output - slot.counted);
         } else {
-            self.common.shared.output.sub(slot.counted - output);
+            budget.sub(slot.counted - output);
         }
         slot.counted = output;
+        let reason = match output {
+            _ if slot.ending.is_some() => return,
+            _ if output > settings.output_bytes_max => CloseReason::OutputFull,
+            _ if output > OUTPUT_CROWDED_BYTES_MAX && budget.get() > settings.output_total_bytes_max => CloseReason::OutputBudget,
+            _ => return,
+        };
+        self.end(index, End::at_once(reason));
     }
 
-    /// Sends the output unless a send is under way.
+    /// Sends the output; behind a send that is under way it waits.
     pub(super) fn start_send(&mut self, index: usize) -> io::Result<()> {
-        let Some(slot) = self.slots.get_mut(index).filter(|s| s.sending.is_none() && !s.out.is_empty()) else { return Ok(()) };
+        let Some(slot) = self.slots.get_mut(index).filter(|s| !s.out.is_empty()) else { return Ok(()) };
+        if slot.sending.is_some() {
+            self.watch_send(index);
+            return Ok(());
+        }
         let key = Key { slot: slot.conn.at.slot, generation: slot.generation };
         let bytes = std::mem::take(&mut slot.out);
-        slot.sending = Some(Sending { len: bytes.len(), from: 0 });
+        slot.sending = Some(Sending { len: bytes.len(), from: 0, since_ms: self.desk.now_ms });
         self.common.metrics.sends.inc();
         self.ring.send(slot.socket.as_fd(), index, bytes, 0, Target::Send(key).token())
+    }
+
+    /// Output waits behind a send: a timer looks whether this lasts. One at a time per slot.
+    fn watch_send(&mut self, index: usize) {
+        let stall_ms = self.common.settings.stall_ms;
+        let Some(slot) = self.slots.get_mut(index).filter(|s| s.watch_ms == 0) else { return };
+        if let Some(due_ms) = slot.stalled_ms(stall_ms) {
+            slot.watch_ms = due_ms;
+            self.insert_timer(index, due_ms);
+        }
+    }
+
+    /// The timer of [`Reactor::watch_send`] came.
+    pub(super) fn on_watch(&mut self, index: usize) {
+        let (now_ms, stall_ms) = (self.desk.now_ms, self.common.settings.stall_ms);
+        match self.slots.get(index).and_then(|slot| slot.stalled_ms(stall_ms)) {
+            Some(due_ms) if due_ms <= now_ms => self.end(index, End::at_once(CloseReason::OutputStalled)),
+            Some(_) => self.watch_send(index),
+            None => {}
+        }
     }
 
     /// Arms or cancels the receive.

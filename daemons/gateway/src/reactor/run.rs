@@ -260,7 +260,7 @@ impl Reactor {
         }
     }
 
-    fn end(&mut self, index: usize, end: End) {
+    pub(super) fn end(&mut self, index: usize, end: End) {
         if let Some(slot) = self.slots.get_mut(index) {
             set_end(slot, end);
         }
@@ -338,6 +338,10 @@ impl Reactor {
         let index = key.slot as usize;
         let Some(slot) = self.slots.get_mut(index).filter(|s| s.generation == key.generation) else { return Ok(()) };
         slot.timers -= 1;
+        let watched = slot.watch_ms > 0 && slot.watch_ms <= self.desk.now_ms;
+        if watched {
+            slot.watch_ms = 0;
+        }
         let reading = slot.receive == Receive::Armed;
         let mut next = None;
         let (desk, common) = (&mut self.desk, &self.common);
@@ -345,8 +349,11 @@ impl Reactor {
             next = Some(conn.on_timer(reading, cx)?);
             Ok(())
         });
-        // Another entry comes no later than this one would when the due time has only moved back.
-        let insert = next.filter(|_| slot.timers == 0);
+        // Another entry of the connection comes no later than this one would when the due time has only moved back.
+        let insert = next.filter(|_| slot.timers == 0 || slot.watch_ms > 0);
+        if watched {
+            self.on_watch(index);
+        }
         self.after_work(index);
         if let Some(due) = insert {
             self.insert_timer(index, due);

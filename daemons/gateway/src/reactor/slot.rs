@@ -43,6 +43,8 @@ pub(super) struct Slot {
     pub(super) touched: bool,
     /// Entries of it in the wheel.
     pub(super) timers: u32,
+    /// Due time of the entry in the wheel that watches a send with output behind it; 0: none.
+    pub(super) watch_ms: u64,
     /// Output counted in the budget of the process. Unit: bytes.
     pub(super) counted: usize,
     /// Address it is counted under.
@@ -54,12 +56,20 @@ pub(super) struct Slot {
 pub(super) struct Sending {
     pub(super) len: usize,
     pub(super) from: usize,
+    /// When the peer last took something of it. Monotonic ms.
+    pub(super) since_ms: u64,
 }
 
 impl Slot {
     /// Output that is not sent yet. Unit: bytes.
     pub(super) fn output(&self) -> usize {
         self.out.len() + self.sending.map_or(0, |s| s.len - s.from)
+    }
+
+    /// When the output that waits behind a send will have stood still for too long; `None`: nothing waits behind one, or it ends anyway.
+    pub(super) fn stalled_ms(&self, stall_ms: u64) -> Option<u64> {
+        let sending = self.sending.filter(|_| !self.out.is_empty() && self.ending.is_none())?;
+        Some(sending.since_ms + stall_ms)
     }
 
     /// No request of it is under way: the socket may be closed.

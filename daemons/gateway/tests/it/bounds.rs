@@ -31,6 +31,55 @@ fn a_slow_reader_is_closed_at_the_output_bound() {
 }
 
 #[test]
+fn too_much_output_in_all_closes_those_it_waits_for() {
+    let rig = Rig::start(Settings { output_total_bytes_max: 1 << 20, ..settings() });
+    let (slow, at_slow) = logged_in(&rig);
+    let (mut healthy, at_healthy) = logged_in(&rig);
+    // The budget is used up by somebody who is not touched.
+    rig.shared.output.add(2 << 20);
+    for n in 0..100 {
+        rig.write(at_healthy.at, &b"\x50\x03abc"[..]);
+        assert_eq!(healthy.frame(), b"\x50\x03abc", "{n}");
+    }
+    for _ in 0..60 {
+        rig.write(at_slow.at, vec![0x50; 128 << 10]);
+    }
+    assert_eq!(rig.closed_reason(), CloseReason::OutputBudget);
+    drop(slow);
+    healthy.send(&[0x70]);
+    assert_eq!(healthy.frame(), [0x80]);
+    rig.shared.output.sub(2 << 20);
+    rig.stop();
+}
+
+#[test]
+fn output_that_stands_still_closes_whatever_else_comes() {
+    let rig = Rig::start(Settings { output_bytes_max: 64 << 20, stall_ms: 400, idle_ms: 600, ..settings() });
+    let (mut slow, at_slow) = logged_in(&rig);
+    let (mut reader, at_reader) = logged_in(&rig);
+    for _ in 0..100 {
+        rig.write(at_slow.at, vec![0x50; 128 << 10]);
+    }
+    let start = std::time::Instant::now();
+    let closed = || rig.metrics.closed.at(CloseReason::OutputStalled.index()).get() > 0;
+    while !closed() {
+        // Both are heard of, one reads.
+        drop(std::io::Write::write(&mut slow.socket, &[0x70]));
+        reader.send(&[0x70]);
+        assert_eq!(reader.frame(), [0x80]);
+        rig.write(at_reader.at, vec![0x50; 1 << 10]);
+        assert_eq!(reader.bytes(1 << 10).len(), 1 << 10);
+        assert!(start.elapsed() < crate::rig::DEADLINE);
+    }
+    assert_eq!(rig.closed_reason(), CloseReason::OutputStalled);
+    assert!(start.elapsed() >= std::time::Duration::from_millis(350), "{:?}", start.elapsed());
+    reader.send(&[0x70]);
+    assert_eq!(reader.frame(), [0x80]);
+    drop(slow);
+    rig.stop();
+}
+
+#[test]
 fn sends_over_the_bound_wait_and_pings_do_not() {
     let rig = Rig::start(Settings { sends_open_max: 2, ..settings() });
     let (mut client, _) = logged_in(&rig);

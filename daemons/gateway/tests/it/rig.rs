@@ -201,7 +201,7 @@ impl Rig {
     /// As a worker's RECV.
     pub(crate) fn write(&self, at: At, frame: impl Into<Bytes>) {
         let frame = frame.into();
-        self.shared.output.add(frame.len(), u64::MAX);
+        self.shared.output.add(frame.len());
         self.post(at, Command::Write(at, frame));
     }
 

@@ -158,6 +158,7 @@ impl Reactor {
             receive: Receive::Idle,
             sending: None,
             ending: None,
+            eof: false,
             touched: false,
             timers: 0,
             watch_ms: 0,

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use super::conn::End;
 use super::run::{Reactor, set_end, work_on};
-use super::slot::{Ending, Key, Receive, Sending, Target};
+use super::slot::{Ending, Key, Receive, Sending, Slot, Target};
 use super::sys::Completion;
 use crate::exchange::{CloseReason, Event};
 use crate::limits::OUTPUT_CROWDED_BYTES_MAX;
@@ -19,7 +19,7 @@ impl Reactor {
         }
         let ending = slot.ending.is_some();
         match usize::try_from(completion.result) {
-            Ok(0) => set_end(slot, End::at_once(CloseReason::Peer)),
+            Ok(0) => end_of_input(slot),
             Ok(len) => {
                 self.common.metrics.bytes_in.inc_by(len as u64);
                 let bytes = completion.buffer.map_or(&[][..], |buffer| self.ring.received(buffer, len));
@@ -97,14 +97,14 @@ impl Reactor {
             if slot.output() > 0 {
                 return self.adjust_receive(index, key);
             }
-            // Closing with unread input would reset the connection and lose the last bytes: half-close, then discard.
-            let half = socket2::SockRef::from(&slot.socket).shutdown(std::net::Shutdown::Write);
-            ending.half_closed = half.is_ok();
-            ending.end.flush = half.is_ok();
+            // Closing with unread input would reset the connection and lose the last bytes: half-close, then discard up to the end of stream.
+            let half = !slot.eof && socket2::SockRef::from(&slot.socket).shutdown(std::net::Shutdown::Write).is_ok();
+            ending.half_closed = half;
+            ending.end.flush = half;
             slot.conn.close_ms = self.desk.now_ms + self.common.settings.linger_ms;
             slot.ending = Some(ending);
             let close_ms = slot.conn.close_ms;
-            if half.is_ok() {
+            if half {
                 self.insert_timer(index, close_ms);
                 return self.adjust_receive(index, key);
             }
@@ -180,7 +180,7 @@ impl Reactor {
 
     /// Arms or cancels the receive.
     fn adjust_receive(&mut self, index: usize, key: Key) -> io::Result<()> {
-        let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
+        let Some(slot) = self.slots.get_mut(index).filter(|slot| !slot.eof) else { return Ok(()) };
         let token = Target::Receive(key).token();
         match (slot.receive, slot.conn.wants_read(&self.common.settings)) {
             (Receive::Idle, true) => {
@@ -211,4 +211,14 @@ impl Reactor {
             self.desk.events.push(Event::Closed(slot.conn.at, reason));
         }
     }
+}
+
+/// The peer has said everything. What waits for it is still sent, with a bound on the time; then there is nothing to linger for.
+fn end_of_input(slot: &mut Slot) {
+    slot.eof = true;
+    let unsent = match slot.ending {
+        Some(ending) => !ending.half_closed,
+        None => slot.output() > 0,
+    };
+    set_end(slot, if unsent { End::after_flush(CloseReason::Peer) } else { End::at_once(CloseReason::Peer) });
 }

@@ -39,6 +39,8 @@ pub(super) struct Slot {
     /// Bytes of the send under way; `None` when there is none.
     pub(super) sending: Option<Sending>,
     pub(super) ending: Option<Ending>,
+    /// The peer has sent its last byte: nothing is received any more.
+    pub(super) eof: bool,
     /// It is in the list of slots to attend to at the end of the round.
     pub(super) touched: bool,
     /// Entries of it in the wheel.

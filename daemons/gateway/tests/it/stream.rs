@@ -140,6 +140,38 @@ fn an_illegal_uid_is_refused_here_and_a_refusal_is_flushed_before_the_close() {
 }
 
 #[test]
+fn a_client_that_finishes_first_still_gets_what_was_written() {
+    let rig = Rig::start(Settings { linger_ms: 60_000, ..settings() });
+    // A refusal made here, in the round of the end of stream or before it.
+    let mut client = Client::connect(rig.tcp);
+    client.send(&connect_version("a@b", 3));
+    client.finish();
+    assert_eq!(client.frame()[0], 0x20);
+    assert!(client.clean_rest().is_empty());
+    // A farewell is answered.
+    let mut client = Client::connect(rig.tcp);
+    client.send(br#"{"method":"connect","id":1,"params":{"uid":"ann"}}"#);
+    rig.accept(&rig.login());
+    client.json();
+    client.send(br#"{"method":"disconnect","id":"d","params":{}}"#);
+    client.finish();
+    assert_eq!(client.json()["id"], "d");
+    assert!(client.clean_rest().is_empty());
+    assert_eq!(rig.closed_reason(), CloseReason::Farewell);
+    // Output that was already under way.
+    let (mut client, login) = logged_in(&rig, "ann");
+    for _ in 0..60 {
+        rig.write(login.at, vec![0x50; 128 << 10]);
+    }
+    client.bytes(1);
+    client.finish();
+    assert_eq!(client.clean_rest().len(), 60 * (128 << 10) - 1);
+    assert_eq!(rig.closed_reason(), CloseReason::Peer);
+    // Nobody lingers for those who have finished: the time above would be noticed here.
+    rig.stop();
+}
+
+#[test]
 fn kicked_connections_are_closed_after_the_delay_and_send_no_more() {
     let rig = Rig::start(settings());
     let (mut client, login) = logged_in(&rig, "ann");

@@ -129,6 +129,12 @@ impl CloseReason {
         "panicked",
     ];
 
+    /// A WebSocket client hears of it by CLOSE. Not one who has gone, who does not read, or whose output a bug may have left torn.
+    #[must_use]
+    pub fn is_told(self) -> bool {
+        !matches!(self, Self::Peer | Self::OutputFull | Self::OutputBudget | Self::OutputStalled | Self::Panicked)
+    }
+
     /// Index into [`CloseReason::NAMES`].
     #[must_use]
     pub fn index(self) -> usize {

@@ -398,15 +398,6 @@ impl Conn {
         put_framed(cx.out, self.is_ws, self.json, cx.scratch);
     }
 
-    /// Writes a WebSocket CLOSE, where there is WebSocket. Only 1000 and 1001 (wire protocol §2.3).
-    pub(super) fn put_ws_close(&self, going_away: bool, out: &mut Vec<u8>) {
-        if self.is_ws {
-            let status: u16 = if going_away { 1001 } else { 1000 };
-            ws::put_head(out, Opcode::Close, 2);
-            out.extend_from_slice(&status.to_be_bytes());
-        }
-    }
-
     /// Forgets what an ended connection does not need.
     pub(super) fn end(&mut self, close_ms: u64) {
         self.stage = Stage::Ended;

@@ -20,6 +20,7 @@ use super::conn::{Conn, Cx, End, Stage};
 use super::slot::{Ending, Key, Receive, Slot, Target};
 use super::sys::{Completion, Uring};
 use super::timer::Wheel;
+use super::ws;
 use crate::exchange::{At, CloseReason, Command, Event, Mailbox, Transport};
 use wk_rpc::clock::monotonic_ms;
 use wk_types::IdStock;
@@ -250,9 +251,13 @@ impl Reactor {
             slot.touched = true;
             self.touched.push(index);
         }
-        if let Some(ending) = slot.ending.filter(|_| slot.conn.stage != Stage::Ended) {
+        if let Some(mut ending) = slot.ending.filter(|_| slot.conn.stage != Stage::Ended) {
             let close_ms = self.desk.now_ms + self.common.settings.handshake_ms;
-            slot.conn.put_ws_close(self.draining, &mut slot.out);
+            if slot.conn.is_ws && ending.end.reason.is_told() {
+                ws::put_close(&mut slot.out, ending.end.reason == CloseReason::Stopping);
+                ending.end.flush = true;
+                slot.ending = Some(ending);
+            }
             slot.conn.end(close_ms);
             if ending.end.flush {
                 self.insert_timer(index, close_ms);

@@ -244,5 +244,12 @@ pub fn put_head(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     }
 }
 
+/// Appends a CLOSE. Only 1001 (the server goes away) and 1000 are ever sent (wire protocol §2.3).
+pub fn put_close(out: &mut Vec<u8>, going_away: bool) {
+    let status: u16 = if going_away { 1001 } else { 1000 };
+    put_head(out, Opcode::Close, 2);
+    out.extend_from_slice(&status.to_be_bytes());
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! WebSocket.
 
-use wk_gateway::exchange::{CloseReason, Event, Login};
+use wk_gateway::config::Settings;
+use wk_gateway::exchange::{CloseReason, Command, Event, Login};
 
 use crate::client::{Client, UPGRADE, connect_frame, send_frame, ws_frame};
 use crate::rig::{Rig, settings};
@@ -78,14 +79,36 @@ fn plain_http_is_told_to_upgrade() {
     rig.stop();
 }
 
+/// What a client sees of an end that we begin: CLOSE with this status, then a clean end of the stream.
+fn sees_close(client: &mut Client, status: u16) {
+    assert_eq!(client.ws(), (8, status.to_be_bytes().to_vec()));
+    assert!(client.clean_rest().is_empty());
+}
+
 #[test]
-fn unmasked_frames_close() {
-    let rig = Rig::start(settings());
+fn every_end_is_said() {
+    let rig = Rig::start(Settings { first_bytes_ms: 400, idle_ms: 400, ..settings() });
+    // Unmasked; the output before it is not lost.
     let (mut client, _) = logged_in(&rig);
-    client.send(&[0x82, 0x01, 0x70]);
-    client.rest();
+    client.send(&[ws_frame(true, 9, b"hey"), vec![0x82, 0x01, 0x70]].concat());
+    assert_eq!(client.ws(), (10, b"hey".to_vec()));
+    sees_close(&mut client, 1000);
     assert_eq!(rig.closed_reason(), CloseReason::Malformed);
-    rig.stop();
+    let (mut client, _) = logged_in(&rig);
+    sees_close(&mut client, 1000);
+    assert_eq!(rig.closed_reason(), CloseReason::Idle);
+    let (mut client, login) = logged_in(&rig);
+    rig.post(login.at, Command::Close(login.at, CloseReason::Refused));
+    sees_close(&mut client, 1000);
+    assert_eq!(rig.closed_reason(), CloseReason::Refused);
+    let mut client = upgraded(&rig);
+    sees_close(&mut client, 1000);
+    let (mut client, _) = logged_in(&rig);
+    rig.reactors.drain();
+    sees_close(&mut client, 1001);
+    assert_eq!(rig.closed_reason(), CloseReason::Stopping);
+    rig.wait(|e| matches!(e, Event::Drained(_)).then_some(()));
+    rig.reactors.join();
 }
 
 #[test]

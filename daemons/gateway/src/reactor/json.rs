@@ -2,6 +2,7 @@
 
 use wk_wire::jsonrpc::{self, Dialect, ErrorCode, Id, Method, Request, SplitError, results};
 use wk_wire::limits::JSON_BYTES_MAX;
+use wk_wire::{Send, crypto};
 
 use super::conn::{Conn, Cx, End, Stage};
 use crate::exchange::CloseReason;
@@ -79,7 +80,7 @@ impl Conn {
                 if self.parked.is_some() || !self.may_send(text.len(), cx) {
                     self.park(text);
                 } else {
-                    self.send(&send.view(), id, text.len(), cx);
+                    self.json_send(send, id, text.len(), cx);
                 }
                 Ok(())
             }
@@ -121,8 +122,17 @@ impl Conn {
             return Ok(0);
         }
         if let Ok(Request { id, method: Method::Send(send), .. }) = jsonrpc::parse(bytes) {
-            self.send(&send.view(), id, bytes.len(), cx);
+            self.json_send(send, id, bytes.len(), cx);
         }
         Ok(text.end)
+    }
+
+    /// Hands a `send` over; without a message number of the client it gets one of ours (wire protocol §11.1).
+    fn json_send(&mut self, mut send: Send, id: Option<Id>, cost: usize, cx: &mut Cx<'_>) {
+        if send.client_msg_no.is_empty() {
+            // A kernel without randomness is the one error: the send goes without, as before there were numbers.
+            send.client_msg_no = crypto::random_msg_no().unwrap_or_default();
+        }
+        self.send(&send.view(), id, cost, cx);
     }
 }

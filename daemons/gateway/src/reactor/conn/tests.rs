@@ -270,6 +270,29 @@ fn reading_stops_at_the_parked_bound_and_goes_on_after_answers() {
 }
 
 #[test]
+fn a_json_send_without_a_number_gets_one() {
+    let mut bench = Bench::new(Transport::Tcp, Settings { sends_open_max: 2, ..Settings::default() });
+    bench.feed(br#"{"method":"connect","id":1,"params":{"uid":"ann"}}"#);
+    bench.open();
+    let named = br#"{"method":"send","id":3,"params":{"channelId":"b","channelType":1,"payload":"aGk=","clientMsgNo":"mine"}}"#;
+    bench.feed(&[json_send(1), named.to_vec(), json_send(2)].concat());
+    bench.work(|conn, cx| conn.release(1, cx));
+    let numbers: Vec<String> = bench
+        .events
+        .iter()
+        .filter_map(
+            |e| if let Event::Send(send) = e { Some(item::Send::decode(&send.body).unwrap().client_msg_no.to_owned()) } else { None },
+        )
+        .collect();
+    let [first, second, parked] = &numbers[..] else { panic!("{numbers:?}") };
+    assert_eq!(second, "mine");
+    assert_ne!(first, parked);
+    for made in [first, parked] {
+        assert!(made.len() == 32 && made.bytes().all(|b| b.is_ascii_hexdigit()), "{made}");
+    }
+}
+
+#[test]
 fn each_recv_is_acknowledged_once() {
     let mut bench = Bench::new(Transport::Tcp, Settings::default());
     bench.feed(&connect());

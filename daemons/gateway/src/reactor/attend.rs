@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use super::conn::End;
 use super::run::{Reactor, set_end, work_on};
-use super::slot::{Ending, Key, Receive, Sending, Slot, Target};
+use super::slot::{AfterSend, Ending, Key, Receive, Sending, Slot, Target};
 use super::sys::Completion;
 use crate::exchange::{CloseReason, Event};
 use crate::limits::OUTPUT_CROWDED_BYTES_MAX;
@@ -44,25 +44,21 @@ impl Reactor {
             return self.desk.pool.put(bytes);
         };
         let Some(sending) = slot.sending.take() else { return self.desk.pool.put(bytes) };
-        match usize::try_from(result) {
-            Ok(sent) => {
-                self.common.metrics.bytes_out.inc_by(sent as u64);
-                let from = sending.from + sent;
-                if from < sending.len && slot.ending.is_none_or(|e| !e.cancelled) {
-                    let token = Target::Send(key).token();
-                    match self.ring.send(slot.socket.as_fd(), index, bytes, from, token) {
-                        Ok(()) => slot.sending = Some(Sending { from, since_ms: self.desk.now_ms, ..sending }),
-                        Err(_) => set_end(slot, End::at_once(CloseReason::Peer)),
-                    }
-                } else {
-                    self.desk.pool.put(bytes);
+        let after = sending.after(result, self.desk.now_ms);
+        if let AfterSend::Done | AfterSend::Rest(_) = after {
+            self.common.metrics.bytes_out.inc_by(u64::try_from(result).unwrap_or(0));
+        }
+        match after {
+            AfterSend::Rest(rest) if slot.ending.is_none_or(|e| !e.cancelled) => {
+                match self.ring.send(slot.socket.as_fd(), index, bytes, rest.from, Target::Send(key).token()) {
+                    Ok(()) => slot.sending = Some(rest),
+                    Err(_) => set_end(slot, End::at_once(CloseReason::Peer)),
                 }
             }
-            Err(_) => {
+            AfterSend::Done | AfterSend::Rest(_) => self.desk.pool.put(bytes),
+            AfterSend::Failed => {
                 self.desk.pool.put(bytes);
-                if !matches!(-result, libc::EINTR | libc::EAGAIN) {
-                    set_end(slot, End::at_once(CloseReason::Peer));
-                }
+                set_end(slot, End::at_once(CloseReason::Peer));
             }
         }
         self.after_work(index);

@@ -54,12 +54,36 @@ pub(super) struct Slot {
 }
 
 /// A send under way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sending {
     pub(super) len: usize,
     pub(super) from: usize,
     /// When the peer last took something of it. Monotonic ms.
     pub(super) since_ms: u64,
+}
+
+/// What follows from a send's completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AfterSend {
+    /// Everything has left.
+    Done,
+    /// This is still to be sent.
+    Rest(Sending),
+    /// The connection is broken.
+    Failed,
+}
+
+impl Sending {
+    /// Reads the result of a completion: bytes sent, or the negative error number.
+    pub(super) fn after(self, result: i32, now_ms: u64) -> AfterSend {
+        match usize::try_from(result) {
+            Ok(sent) if self.from + sent >= self.len => AfterSend::Done,
+            Ok(sent) => AfterSend::Rest(Self { from: self.from + sent, since_ms: now_ms, ..self }),
+            // Nothing was sent, nothing is wrong: the same bytes again, or the stream would have a hole.
+            Err(_) if matches!(-result, libc::EINTR | libc::EAGAIN) => AfterSend::Rest(self),
+            Err(_) => AfterSend::Failed,
+        }
+    }
 }
 
 impl Slot {
@@ -154,6 +178,19 @@ mod tests {
         let key = Key { slot: u32::MAX, generation: GENERATION_MASK };
         for target in [Target::Accept(3), Target::Receive(key), Target::Send(key), Target::Wake, Target::Cancel] {
             assert_eq!(Target::of(target.token()), target);
+        }
+    }
+
+    #[test]
+    fn a_send_leaves_no_hole() {
+        let sending = Sending { len: 100, from: 10, since_ms: 5 };
+        assert_eq!(sending.after(90, 7), AfterSend::Done);
+        assert_eq!(sending.after(30, 7), AfterSend::Rest(Sending { len: 100, from: 40, since_ms: 7 }));
+        for again in [libc::EINTR, libc::EAGAIN] {
+            assert_eq!(sending.after(-again, 7), AfterSend::Rest(sending), "nothing was sent");
+        }
+        for broken in [libc::EPIPE, libc::ECONNRESET, libc::ECANCELED, libc::ENOMEM] {
+            assert_eq!(sending.after(-broken, 7), AfterSend::Failed);
         }
     }
 

@@ -21,6 +21,9 @@ const BUFFER_GROUP: u16 = 0;
 /// Alignment the kernel asks of a buffer ring. Unit: bytes.
 const PAGE_BYTES: usize = 4096;
 
+/// How often a full queue is offered to a kernel that cannot take it right now; then the ring has failed.
+const PUSH_TRIES_MAX: u32 = 10_000;
+
 /// Sizes of a ring.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RingOptions {
@@ -82,6 +85,8 @@ pub(super) struct Uring {
     /// Bytes being sent, by sender slot: at most one send per slot is under way.
     sends: Vec<Option<Vec<u8>>>,
     sends_open: usize,
+    /// Completions taken to make room while a request was queued, for the next [`Uring::enter`].
+    early: Vec<Completion>,
     /// Target of the wake-up read; `wake_armed` while the kernel may write to it.
     wake: Box<[u8; 8]>,
     wake_armed: bool,
@@ -102,7 +107,7 @@ impl Uring {
             0 => None,
             count => Some(Buffers::register(&ring, count, options.buffer_bytes)?),
         };
-        Ok(Self { ring, buffers, sends: Vec::new(), sends_open: 0, wake: Box::new([0; 8]), wake_armed: false })
+        Ok(Self { ring, buffers, sends: Vec::new(), sends_open: 0, early: Vec::new(), wake: Box::new([0; 8]), wake_armed: false })
     }
 
     /// Accepts connections until cancelled.
@@ -129,7 +134,12 @@ impl Uring {
         let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
         let entry = opcode::Send::new(Fd(socket.as_raw_fd()), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build();
         self.sends_open += 1;
-        self.push(entry, token)
+        let pushed = self.push(entry, token);
+        if pushed.is_err() {
+            // The kernel never saw the request: no completion will come for these bytes, and the slot's next send must not meet them.
+            drop(self.sent(slot));
+        }
+        pushed
     }
 
     /// The bytes of a send that has completed.
@@ -164,6 +174,7 @@ impl Uring {
 
     /// Submits what was asked for, waits until something has completed or the time is over, and appends the completions.
     pub(super) fn enter(&mut self, wait: Option<Duration>, out: &mut Vec<Completion>) -> io::Result<()> {
+        let wait = if self.early.is_empty() { wait } else { Some(Duration::ZERO) };
         // Deferred completions are only produced by a call that waits for at least one: a zero time makes it a look.
         let result = match wait {
             Some(time) => {
@@ -172,19 +183,12 @@ impl Uring {
             }
             None => self.ring.submit_and_wait(1),
         };
+        out.append(&mut self.early);
+        reap(&mut self.ring, out);
         match result {
-            Ok(_) => {}
-            // Time over; a signal; completions that must be taken first.
-            Err(err) if matches!(err.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
-            Err(err) => return Err(err),
+            Err(err) if err.raw_os_error() != Some(libc::ETIME) && !passes(&err) => Err(err),
+            _ => Ok(()),
         }
-        out.extend(self.ring.completion().map(|entry| Completion {
-            token: entry.user_data(),
-            result: entry.result(),
-            buffer: cqueue::buffer_select(entry.flags()),
-            more: cqueue::more(entry.flags()),
-        }));
-        Ok(())
     }
 
     /// The first `len` bytes of a receive buffer that a completion named.
@@ -199,19 +203,43 @@ impl Uring {
         }
     }
 
+    /// Queues a request; when the queue is full, the kernel takes it first. A lack that passes is waited out, for [`PUSH_TRIES_MAX`] tries.
     fn push(&mut self, entry: squeue::Entry, token: u64) -> io::Result<()> {
         let entry = entry.user_data(token);
+        let mut tries = 0;
         loop {
             // SAFETY: every pointer inside `entry` is to memory that `self` owns and keeps until the request has completed, or is null.
             let pushed = unsafe { self.ring.submission().push(&entry) };
-            match pushed {
-                Ok(()) => return Ok(()),
-                Err(_full) => {
-                    self.ring.submit()?;
+            if pushed.is_ok() {
+                return Ok(());
+            }
+            match self.ring.submit() {
+                Ok(_) => {}
+                Err(err) if passes(&err) && tries < PUSH_TRIES_MAX => {
+                    tries += 1;
+                    // Completions that wait may be what the kernel lacks room for.
+                    reap(&mut self.ring, &mut self.early);
+                    std::thread::yield_now();
                 }
+                Err(err) => return Err(err),
             }
         }
     }
+}
+
+/// A signal; completions that must be taken first; no memory for requests at this moment.
+fn passes(err: &io::Error) -> bool {
+    matches!(err.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN))
+}
+
+/// Takes the completions that have come.
+fn reap(ring: &mut IoUring, out: &mut Vec<Completion>) {
+    out.extend(ring.completion().map(|entry| Completion {
+        token: entry.user_data(),
+        result: entry.result(),
+        buffer: cqueue::buffer_select(entry.flags()),
+        more: cqueue::more(entry.flags()),
+    }));
 }
 
 impl Drop for Uring {
@@ -348,4 +376,61 @@ fn allocate(layout: Layout) -> NonNull<u8> {
     // SAFETY: the size is not zero.
     let memory = unsafe { alloc_zeroed(layout) };
     NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn ring() -> Uring {
+        Uring::new(RingOptions { entries: 4, completions: 8, buffers: 0, buffer_bytes: 0 }).unwrap()
+    }
+
+    #[test]
+    fn more_requests_than_entries_all_complete() {
+        let mut ring = ring();
+        let pairs: Vec<_> = (0..100).map(|_| UnixStream::pair().unwrap()).collect();
+        for (slot, (ours, _)) in pairs.iter().enumerate() {
+            ring.send(ours.as_fd(), slot, vec![7; 16], 0, slot as u64).unwrap();
+        }
+        let (mut got, mut tokens) = (Vec::new(), Vec::new());
+        while tokens.len() < 100 {
+            ring.enter(Some(Duration::from_secs(5)), &mut got).unwrap();
+            assert!(!got.is_empty(), "only {tokens:?}");
+            tokens.extend(got.drain(..).map(|c| c.token));
+        }
+        tokens.sort_unstable();
+        assert_eq!(tokens, (0..100).collect::<Vec<_>>());
+        for (slot, (_, mut theirs)) in pairs.into_iter().enumerate() {
+            assert_eq!(ring.sent(slot), [7; 16]);
+            theirs.read_exact(&mut [0; 16]).unwrap();
+        }
+        assert_eq!(ring.sends_open, 0);
+    }
+
+    #[test]
+    fn completions_taken_early_are_handed_out() {
+        let mut ring = ring();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        ring.send(ours.as_fd(), 0, vec![1; 4], 0, 42).unwrap();
+        let mut early = Vec::new();
+        ring.enter(Some(Duration::from_secs(5)), &mut early).unwrap();
+        ring.early = early;
+        let mut got = Vec::new();
+        // Would wait for ever for the ring alone.
+        ring.enter(None, &mut got).unwrap();
+        assert_eq!((got.len(), got[0].token, ring.early.len()), (1, 42, 0));
+        ring.sent(0);
+    }
+
+    #[test]
+    fn only_what_passes_is_tried_again() {
+        let errors = |number| io::Error::from_raw_os_error(number);
+        assert!([libc::EINTR, libc::EBUSY, libc::EAGAIN].map(errors).iter().all(passes));
+        assert!(![libc::EBADF, libc::EINVAL, libc::ENXIO, libc::EFAULT].map(errors).iter().any(passes));
+    }
 }

@@ -283,13 +283,13 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// True when the worker that owns this bucket's uids is not there: handshake timers stand still.
+    /// True when a worker that a login of this bucket needs is not there: handshake timers stand still.
     #[must_use]
     pub fn is_away(&self, bucket: Bucket) -> bool {
         self.away.get(bucket)
     }
 
-    /// Says which buckets' owners are away.
+    /// Says of which buckets an owner is away.
     pub fn set_away(&self, away: impl Fn(Bucket) -> bool) {
         self.away.set(away);
     }

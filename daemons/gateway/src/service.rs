@@ -18,7 +18,6 @@ use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, OrExit, Spec};
 use wk_link::ring::Window;
 use wk_link::{LinkHooks, LinkServer, LinkSet, LinkSetConfig};
 use wk_rpc::clock::{monotonic_ms, unix_ms};
-use wk_rpc::table::RowState;
 use wk_rpc::{ClusterData, Table, TableWatch};
 use wk_types::limits::SEND_DEADLINE;
 use wk_types::{Daemon, IdRun, Pool};
@@ -33,7 +32,7 @@ use crate::limits::{
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
 use crate::reactor::{Common, Reactors};
-use crate::uplink::{Downlink, Links, Snapshot};
+use crate::uplink::{Downlink, Links, Snapshot, answers_logins};
 
 /// What this program is.
 pub const SPEC: Spec =
@@ -392,14 +391,11 @@ fn any_alive(table: &Table, daemon: Daemon) -> bool {
     table.instances_of(daemon).any(|row| row.dialable())
 }
 
-/// Keeps the flags of absent user workers current.
+/// Keeps the flags of absent workers current.
 async fn follow_away(mut table: TableWatch, shared: Arc<Shared>) {
     loop {
         let now = table.get();
-        shared.set_away(|bucket| {
-            let row = now.owner(USER, bucket).and_then(|name| now.instance(name));
-            !row.is_some_and(|row| matches!(row.state, RowState::Ready | RowState::Degraded | RowState::Suspect | RowState::Draining))
-        });
+        shared.set_away(|bucket| !answers_logins(&now, bucket));
         table.changed().await;
     }
 }

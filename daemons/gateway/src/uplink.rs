@@ -6,6 +6,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use wk_link::sender::Ticket;
 use wk_link::{Delivery, Handler, Keep, Kind, LinkSet, Peer, PeerEvent, Preamble};
+use wk_rpc::Table;
+use wk_rpc::table::RowState;
 use wk_types::{Bucket, Daemon, Pool};
 
 use crate::hub::Hub;
@@ -108,5 +110,45 @@ impl Handler for Downlink {
 
     fn peer(&self, peer: &Peer, event: PeerEvent) {
         tracing::debug!(peer = peer.name(), incarnation = peer.incarnation(), ?event, "worker link");
+    }
+}
+
+/// A CONNECT of this bucket may be answered soon: the user worker decides it, and CONNACK waits for the receipt of the push worker.
+#[must_use]
+pub fn answers_logins(table: &Table, bucket: Bucket) -> bool {
+    [Pool::User, Pool::Push].into_iter().all(|pool| {
+        let row = table.owner(Daemon::Worker(pool), bucket).and_then(|name| table.instance(name));
+        // A suspect does not answer: it recovers, or is replaced.
+        row.is_some_and(|row| matches!(row.state, RowState::Ready | RowState::Degraded | RowState::Draining))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use wk_proto::node::v1::{self as pb, State};
+
+    use super::*;
+
+    fn table(user: State, push: State) -> Table {
+        let workers = [(Daemon::Worker(Pool::User), user), (Daemon::Worker(Pool::Push), push)];
+        let instance = |(daemon, state): &(Daemon, State)| pb::Instance {
+            name: wk_types::InstanceName { daemon: *daemon, slot: 0 }.to_string(),
+            state: (*state).into(),
+            ..pb::Instance::default()
+        };
+        let pool = |(daemon, _): &(Daemon, State)| pb::PoolSlots { daemon: daemon.to_string(), slots: vec![0] };
+        let (instances, pools) = (workers.iter().map(instance).collect(), workers.iter().map(pool).collect());
+        Table::from(pb::Table { epoch: 1, node_id: 1, instances, pools, ..pb::Table::default() })
+    }
+
+    #[test]
+    fn a_login_needs_both_workers() {
+        let answers = |user, push| answers_logins(&table(user, push), Bucket::of("ann"));
+        assert!(answers(State::Ready, State::Ready) && answers(State::Degraded, State::Draining));
+        for away in [State::Backoff, State::Starting, State::Suspect, State::Exited] {
+            assert!(!answers(away, State::Ready), "user worker {away:?}");
+            assert!(!answers(State::Ready, away), "push worker {away:?}");
+        }
+        assert!(!answers_logins(&Table::default(), Bucket::of("ann")));
     }
 }

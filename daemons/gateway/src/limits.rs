@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use wk_types::limits::FRAME_BODY_BYTES_MAX;
+use wk_wire::limits::JSON_BYTES_MAX;
 
 /// SENDs of one connection handed over and not answered. Source: architecture §5a.
 pub const SENDS_OPEN_MAX: u32 = 64;
@@ -17,6 +18,8 @@ pub const PARKED_BYTES_MAX: usize = 1 << 20;
 pub const PARKED_BEFORE_LOGIN_BYTES_MAX: usize = 64 << 10;
 /// Unparsed input of one connection; more closes it. Unit: bytes. Source: wire protocol §13.
 pub const INPUT_BYTES_MAX: usize = 16 << 20;
+/// The same for JSON-RPC: one text of the largest size, with white space around it. Unit: bytes.
+pub const JSON_INPUT_BYTES_MAX: usize = JSON_BYTES_MAX + (4 << 10);
 /// Header block of a WebSocket upgrade. Unit: bytes. Source: wire protocol §2.3.
 pub const UPGRADE_BYTES_MAX: usize = 8 << 10;
 /// Headers of a WebSocket upgrade.

@@ -36,7 +36,7 @@ impl Conn {
     }
 
     /// A stream that cannot be split any more is answered once and closed.
-    fn broken_stream(&mut self, error: SplitError, cx: &mut Cx<'_>) -> End {
+    pub(super) fn broken_stream(&mut self, error: SplitError, cx: &mut Cx<'_>) -> End {
         let (code, message) = match error {
             SplitError::Start(_) => (ErrorCode::Parse, "parse error"),
             SplitError::OverLimit(_) => (ErrorCode::InvalidRequest, "text too long"),

@@ -1,7 +1,7 @@
 //! From the socket's bytes to the byte stream of the client protocol: PROXY header, HTTP upgrade, WebSocket frames, detection.
 
 use wk_wire::detect::{Detect, Options, ProxyMode, detect};
-use wk_wire::jsonrpc::{ErrorCode, Splitter, results};
+use wk_wire::jsonrpc::{ErrorCode, SplitError, Splitter, results};
 use wk_wire::limits::JSON_BYTES_MAX;
 use wk_wire::proxy::{self, Proxy};
 
@@ -9,7 +9,7 @@ use super::conn::{Conn, Cx, End, Stage};
 use super::upgrade::{self, Upgrade};
 use super::ws::{self, Opcode, Piece};
 use crate::exchange::CloseReason;
-use crate::limits::INPUT_BYTES_MAX;
+use crate::limits::{INPUT_BYTES_MAX, JSON_INPUT_BYTES_MAX};
 
 impl Conn {
     /// Bytes came from the socket.
@@ -128,7 +128,11 @@ impl Conn {
                 self.input = input;
             }
         }
-        if self.input.len() > INPUT_BYTES_MAX { Err(End::MALFORMED) } else { Ok(()) }
+        match self.input.len() {
+            len if self.json && len > JSON_INPUT_BYTES_MAX => Err(self.broken_stream(SplitError::OverLimit(JSON_BYTES_MAX), cx)),
+            len if len > INPUT_BYTES_MAX => Err(End::MALFORMED),
+            _ => Ok(()),
+        }
     }
 
     /// Handles all whole frames or texts at the front of `bytes`; returns how many bytes they are.

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use wk_link::item::Body;
 use wk_types::{ConnId, DeviceFlag, IdRun, IdStock};
+use wk_wire::limits::JSON_BYTES_MAX;
 use wk_wire::{Setting, Sub, SubAction};
 
 use super::*;
@@ -290,6 +291,37 @@ fn a_json_send_without_a_number_gets_one() {
     for made in [first, parked] {
         assert!(made.len() == 32 && made.bytes().all(|b| b.is_ascii_hexdigit()), "{made}");
     }
+}
+
+/// A client's WebSocket frame, masked with zeros.
+fn ws_text(fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let len = u64::try_from(payload.len()).unwrap();
+    [&[if fin { 0x80 } else { 0 } | opcode, 0xff][..], &len.to_be_bytes(), &[0; 4], payload].concat()
+}
+
+fn upgraded() -> Bench {
+    let mut bench = Bench::new(Transport::Ws, Settings::default());
+    bench.feed(
+        b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    );
+    bench.out.clear();
+    bench
+}
+
+#[test]
+fn a_json_message_keeps_no_more_than_a_text_may_have() {
+    let mut bench = upgraded();
+    bench.feed(&ws_text(false, 1, b"{"));
+    let spaces = vec![b' '; 64 << 10];
+    let mut fed = 1;
+    while bench.ended.is_none() && fed < 4 << 20 {
+        bench.feed(&ws_text(false, 0, &spaces));
+        fed += spaces.len();
+    }
+    assert_eq!(bench.ended, Some(End::after_flush(CloseReason::Malformed)));
+    assert!(fed < JSON_BYTES_MAX + 2 * spaces.len(), "{fed} bytes were kept");
+    assert!(String::from_utf8_lossy(&bench.out).contains("-32600"));
 }
 
 #[test]

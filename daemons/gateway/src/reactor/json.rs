@@ -35,8 +35,11 @@ impl Conn {
         Ok(())
     }
 
-    /// A stream that cannot be split any more is answered once and closed.
+    /// A stream that cannot be split any more is answered once and closed; without a word before the answer to CONNECT (§14.5).
     pub(super) fn broken_stream(&mut self, error: SplitError, cx: &mut Cx<'_>) -> End {
+        if self.stage == Stage::Waiting {
+            return End::MALFORMED;
+        }
         let (code, message) = match error {
             SplitError::Start(_) => (ErrorCode::Parse, "parse error"),
             SplitError::OverLimit(_) => (ErrorCode::InvalidRequest, "text too long"),

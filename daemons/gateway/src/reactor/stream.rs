@@ -177,6 +177,10 @@ impl Conn {
                 Ok(None) | Err(_) => break,
             }
         }
+        if self.stage == Stage::Waiting {
+            // Nothing may be said before the answer to CONNECT (§14.5).
+            return Err(End::MALFORMED);
+        }
         self.put_with(cx, |out| results::error(out, None, ErrorCode::Parse, "parse error"));
         if self.stage == Stage::Login { Err(End::after_flush(CloseReason::Malformed)) } else { Ok(()) }
     }

@@ -324,6 +324,30 @@ fn a_json_message_keeps_no_more_than_a_text_may_have() {
     assert!(String::from_utf8_lossy(&bench.out).contains("-32600"));
 }
 
+const JSON_CONNECT: &[u8] = br#"{"method":"connect","id":1,"params":{"uid":"ann"}}"#;
+
+#[test]
+fn nothing_is_said_before_the_answer_to_connect() {
+    // A text that is none, a text that is cut off by its message, a text that is too long.
+    for rest in [&b"}"[..], br#"{"method":"#] {
+        let mut bench = upgraded();
+        bench.feed(&ws_text(true, 1, JSON_CONNECT));
+        bench.feed(&ws_text(true, 1, rest));
+        assert_eq!((bench.out.len(), bench.ended), (0, Some(End::MALFORMED)));
+    }
+    let mut bench = Bench::new(Transport::Tcp, Settings::default());
+    bench.feed(JSON_CONNECT);
+    bench.feed(b"}");
+    assert_eq!((bench.out.len(), bench.ended), (0, Some(End::MALFORMED)));
+    // What is a text, though a bad one, is answered after CONNACK.
+    let mut bench = Bench::new(Transport::Tcp, Settings::default());
+    bench.feed(JSON_CONNECT);
+    bench.feed(br#"{"method":"nope","id":3}"#);
+    assert_eq!((bench.out.len(), bench.ended), (0, None));
+    bench.open();
+    assert!(String::from_utf8_lossy(&bench.out).contains("-32601"));
+}
+
 #[test]
 fn each_recv_is_acknowledged_once() {
     let mut bench = Bench::new(Transport::Tcp, Settings::default());

@@ -407,10 +407,10 @@ impl Conn {
         self.splitter = None;
     }
 
-    /// A worker asked to close it later.
+    /// A worker asked to close it later. Of several times the earliest holds.
     pub(super) fn kick(&mut self, close_ms: u64, metrics: &Metrics) {
+        self.close_ms = if self.stage == Stage::Kicked { close_ms.min(self.close_ms) } else { close_ms };
         self.stage = Stage::Kicked;
-        self.close_ms = close_ms;
         if self.parked.take().is_some() {
             metrics.sends_ignored.inc();
         }

@@ -291,8 +291,11 @@ impl Reactor {
     fn on_kick(&mut self, at: At, frame: &Bytes, after_ms: u32) {
         let Some(index) = self.find(at) else { return };
         let close_ms = self.desk.now_ms + u64::from(after_ms);
+        // A client that is on its way out has been told why.
         let worked = self.work(index, |conn, cx| {
-            conn.put(frame, cx);
+            if conn.stage != Stage::Kicked {
+                conn.put(frame, cx);
+            }
             if after_ms == 0 {
                 return Err(End::after_flush(CloseReason::Kicked));
             }

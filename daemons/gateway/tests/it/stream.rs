@@ -1,6 +1,7 @@
 //! TCP: binary frames, JSON-RPC, PROXY.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use wk_gateway::config::Settings;
 use wk_gateway::exchange::{CloseReason, Command, Event};
@@ -183,6 +184,26 @@ fn kicked_connections_are_closed_after_the_delay_and_send_no_more() {
     assert!(client.clean_rest().is_empty());
     assert_eq!(rig.closed_reason(), CloseReason::Kicked);
     assert_eq!(rig.metrics.sends_ignored.get(), 1);
+    rig.stop();
+}
+
+#[test]
+fn of_two_kicks_the_first_is_said_and_the_earlier_end_holds() {
+    let rig = Rig::start(settings());
+    let (mut client, login) = logged_in(&rig, "ann");
+    let start = Instant::now();
+    for (frame, after_ms) in [(&b"\x90\x03\x0c\x00\x00"[..], 300), (b"\x90\x03\x0d\x00\x00", 60_000)] {
+        rig.post(login.at, Command::Kick(login.at, frame.into(), after_ms));
+    }
+    assert_eq!(client.clean_rest(), b"\x90\x03\x0c\x00\x00");
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    assert_eq!(rig.closed_reason(), CloseReason::Kicked);
+    let (mut client, login) = logged_in(&rig, "ann");
+    for after_ms in [60_000, 300] {
+        rig.post(login.at, Command::Kick(login.at, (&b"\x90\x03\x0c\x00\x00"[..]).into(), after_ms));
+    }
+    assert_eq!(client.clean_rest(), b"\x90\x03\x0c\x00\x00");
+    assert_eq!(rig.closed_reason(), CloseReason::Kicked);
     rig.stop();
 }
 

@@ -26,9 +26,11 @@ pub(super) fn connect(o: &Object<'_>) -> Result<Connect, Wrong> {
 }
 
 pub(super) fn send(o: &Object<'_>) -> Result<Send, Wrong> {
+    let setting = setting(o)?;
+    let topic = optional(o, "topic")?;
     Ok(Send {
         flags: header(o)?,
-        setting: setting(o)?,
+        setting,
         client_seq: 0,
         client_msg_no: optional(o, "clientMsgNo")?,
         stream_no: optional(o, "streamNo")?,
@@ -36,7 +38,7 @@ pub(super) fn send(o: &Object<'_>) -> Result<Send, Wrong> {
         channel_type: ChannelType(required(o, "channelType")?),
         expire: optional(o, "expire")?,
         msg_key: String::new(),
-        topic: optional(o, "topic")?,
+        topic: if setting.topic() { topic } else { String::new() },
         payload: payload(o.get("payload").ok_or(Wrong("payload"))?).ok_or(Wrong("payload"))?,
     })
 }

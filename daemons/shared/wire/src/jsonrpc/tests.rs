@@ -36,6 +36,15 @@ fn splitter_is_bounded() {
 }
 
 #[test]
+fn a_topic_needs_its_setting() {
+    for (setting, topic) in [("", ""), (r#","setting":{"topic":false}"#, ""), (r#","setting":{"topic":true}"#, "t")] {
+        let text = format!(r#"{{"method":"send","params":{{"channelId":"a","channelType":1,"payload":"aGk=","topic":"t"{setting}}}}}"#);
+        let Method::Send(send) = parse(text.as_bytes()).unwrap().method else { panic!("not a send") };
+        assert_eq!(send.topic, topic, "{setting}");
+    }
+}
+
+#[test]
 fn refuses_with_the_right_code() {
     use ErrorCode::{InvalidParams, InvalidRequest, MethodNotFound, Parse};
     let cases = [

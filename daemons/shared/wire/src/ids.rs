@@ -38,14 +38,14 @@ pub fn check_channel_id(kind: ChannelType, id: &str) -> Result<(), Reason> {
     if legal { Ok(()) } else { Err(Reason::CHANNEL_ID_ERROR) }
 }
 
-/// Checks all ids of a SEND: the channel, and the lengths of client message number and topic.
+/// Checks all ids of a SEND: the channel, and the lengths of client message number, topic and stream number.
 ///
 /// # Errors
 ///
 /// [`Reason::CHANNEL_ID_ERROR`], for the SENDACK.
 pub fn check_send(x: &SendRef<'_>) -> Result<(), Reason> {
     check_channel_id(x.channel_type, x.channel_id)?;
-    let legal = x.client_msg_no.len() <= ID_BYTES_MAX && x.topic.len() <= ID_BYTES_MAX;
+    let legal = [x.client_msg_no, x.topic, x.stream_no].iter().all(|text| text.len() <= ID_BYTES_MAX);
     if legal { Ok(()) } else { Err(Reason::CHANNEL_ID_ERROR) }
 }
 
@@ -70,6 +70,32 @@ mod tests {
             [(ChannelType::PERSON, "a@b"), (ChannelType::GROUP, "a#b"), (ChannelType::GROUP, ""), (ChannelType::GROUP, "g____cmd")]
         {
             assert_eq!(check_channel_id(kind, id), Err(Reason::CHANNEL_ID_ERROR), "{id}");
+        }
+    }
+
+    #[test]
+    fn refuses_long_strings_of_a_send() {
+        let (longest, longer) = ("x".repeat(ID_BYTES_MAX), "x".repeat(ID_BYTES_MAX + 1));
+        let with = |field: usize, text: &str| {
+            let [client_msg_no, topic, stream_no] = std::array::from_fn(|n| if n == field { text.to_owned() } else { String::new() });
+            let send = crate::Send {
+                flags: crate::Flags::NONE,
+                setting: crate::Setting::NONE,
+                client_seq: 0,
+                client_msg_no,
+                stream_no,
+                channel_id: "bob".into(),
+                channel_type: ChannelType::PERSON,
+                expire: 0,
+                msg_key: String::new(),
+                topic,
+                payload: Vec::new(),
+            };
+            check_send(&send.view())
+        };
+        for field in 0..3 {
+            assert_eq!(with(field, &longest), Ok(()), "{field}");
+            assert_eq!(with(field, &longer), Err(Reason::CHANNEL_ID_ERROR), "{field}");
         }
     }
 }

@@ -10,7 +10,7 @@ pub const FRAME_BYTES_MAX: usize = HEAD_BYTES_MAX + BODY_BYTES_MAX;
 pub const LENGTH_MAX: usize = 268_435_455;
 /// Longest string the codec can carry (§1).
 pub const STRING_BYTES_MAX: usize = 32_767;
-/// Longest uid, device id, channel id, client message number or topic (§9.1).
+/// Longest uid, device id, channel id, client message number, topic or stream number (§9.1).
 pub const ID_BYTES_MAX: usize = wk_types::limits::ID_BYTES_MAX;
 /// Largest JSON-RPC text: the base64 of the largest payload fits (§13).
 pub const JSON_BYTES_MAX: usize = 2 << 20;

@@ -28,6 +28,7 @@ impl Peers {
 
     /// An item is going to be handled. A replayed one is noted, for the case that it ends us: end with [`Peers::rest`].
     pub fn begin(&mut self, origin: Origin, replay: bool) {
+        self.rest();
         if replay {
             self.suspects.insert(origin);
         }
@@ -133,7 +134,8 @@ mod tests {
         assert_eq!(note(), wk_link::Past::Unknown);
         peers.begin(again, true);
         assert_eq!(note(), died(2));
-        peers.rest();
+        peers.begin(Origin::new(sender.id, 3), false);
+        assert_eq!(note(), wk_link::Past::Unknown, "what comes behind it is not blamed on it");
         assert_eq!(note(), wk_link::Past::Unknown);
         peers.resume(again);
         assert_eq!(note(), died(2), "it goes on after a lookup");

@@ -258,6 +258,9 @@ async fn serve_stream(
     loop {
         let owes_report = peer.inner.inbox.lock().has_report();
         tokio::select! {
+            // The end first: what a newer stream was told must not be told to this one.
+            biased;
+            () = stop.cancelled() => return Err(Status::aborted("replaced by a newer stream")),
             // Cancel safe: a permit, a message and a wake-up are taken whole or not at all.
             permit = down.reserve(), if owes_report => {
                 let permit = permit.map_err(|_| Status::cancelled("the sender went away"))?;
@@ -282,7 +285,6 @@ async fn serve_stream(
                 None => return Ok(()),
             },
             () = peer.inner.wake.notified() => {}
-            () = stop.cancelled() => return Err(Status::aborted("replaced by a newer stream")),
         }
     }
 }

@@ -297,7 +297,7 @@ async fn follow_table(shared: Arc<Shared>) {
 /// Keeps one slot connected for the life of the set.
 async fn run_slot(shared: Arc<Shared>, link: Arc<Slot>) {
     let mut table = shared.table.clone();
-    let mut met: Incarnation = 0;
+    let mut met = Met::default();
     loop {
         let row = tokio::select! {
             row = table.wait_for(|t| t.instance(link.name).filter(|row| row.dialable()).cloned()) => row,
@@ -333,8 +333,16 @@ enum StreamError {
     Replaced,
 }
 
-/// One stream, from dial to end. `met` is the incarnation that was last connected.
-async fn run_stream(shared: &Shared, link: &Slot, row: &Row, met: &mut Incarnation) -> Result<(), StreamError> {
+/// The life of the receiver that was last connected.
+#[derive(Debug, Default)]
+struct Met {
+    incarnation: Incarnation,
+    /// It has the whole preamble.
+    greeted: bool,
+}
+
+/// One stream, from dial to end. `met` is what was last connected.
+async fn run_stream(shared: &Shared, link: &Slot, row: &Row, met: &mut Met) -> Result<(), StreamError> {
     let (up, outgoing) = mpsc::channel(STREAM_QUEUE);
     let hello = pb::Hello {
         sender: shared.config.me.to_string(),
@@ -354,23 +362,25 @@ async fn run_stream(shared: &Shared, link: &Slot, row: &Row, met: &mut Incarnati
         }
     };
     let (mut down, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, open).await.map_err(|_| StreamError::NoWelcome)??;
-    let fresh = *met != row.incarnation;
-    let meets = match fresh {
+    let meets = match met.incarnation != row.incarnation {
         false => Meets::Same,
         true if welcome.ended_clean => Meets::AfterDrain,
         true => Meets::AfterDeath(Some(welcome.died_handling).filter(|position| *position > 0)),
     };
     let poisoned = link.ring.lock().on_stream(welcome.received, meets);
-    *met = row.incarnation;
+    *met = Met { incarnation: row.incarnation, greeted: met.greeted && meets == Meets::Same };
     if let Some(item) = poisoned {
         tell_poisoned(shared, link, item);
     }
-    if fresh {
+    if !met.greeted {
         send_preamble(shared, link, &up).await?;
+        // Its answer tells that all before it has arrived. Without one the next stream greets again.
+        send(&up, pb::up::Message::Ping(pb::Ping { nonce: row.incarnation })).await?;
     }
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut progress = Progress::new(link);
+    let mut complaint = shared.tasks.spawn(std::future::ready(()));
     let mut table = shared.table.clone();
     loop {
         loop {
@@ -386,13 +396,14 @@ async fn run_stream(shared: &Shared, link: &Slot, row: &Row, met: &mut Incarnati
             },
             message = down.message() => match message.map_err(Box::new)?.ok_or(StreamError::Closed)?.message {
                 Some(pb::down::Message::Report(report)) => on_report(shared, link, &report),
-                Some(pb::down::Message::Welcome(_) | pb::down::Message::Pong(_)) | None => {}
+                Some(pb::down::Message::Pong(_)) => met.greeted = true,
+                Some(pb::down::Message::Welcome(_)) | None => {}
             },
-            _ = tick.tick() => {
-                if let Some(stalled) = progress.stalled_for(link) {
-                    shared.table.report_stall(link.name, row.incarnation, stalled).await;
-                }
-            }
+            _ = tick.tick() => if let Some(stalled) = progress.stalled_for(link).filter(|_| complaint.is_finished()) {
+                // Beside the stream: a supervisor that does not answer must not stop a link that moves again.
+                let (table, name, incarnation) = (shared.table.clone(), link.name, row.incarnation);
+                complaint = shared.tasks.spawn(async move { table.report_stall(name, incarnation, stalled).await });
+            },
         }
     }
 }

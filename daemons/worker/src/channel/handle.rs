@@ -27,6 +27,10 @@ use crate::user::handle::millis;
 
 /// Carries decisions out.
 pub trait Out {
+    /// This item is handled now: noted, for the case that it ends us; until [`Out::rest`].
+    fn handling(&mut self, origin: Origin);
+    /// No item is being handled.
+    fn rest(&mut self);
     /// The item's outcome would survive our death.
     fn settle(&mut self, origin: Origin);
     /// To the gateway of the connection; when it was received, `done` is settled.
@@ -374,11 +378,14 @@ impl Channels {
         if !open {
             return;
         }
-        while let Some(verdict) = self.next_verdict(index, now) {
-            let Some(chan) = self.chans.get_mut(index) else { return };
+        while let Some(origin) = self.chans.get(index).and_then(|c| c.incoming.front()).map(|p| p.origin) {
+            out.handling(origin);
+            let Some(verdict) = self.next_verdict(index, now) else { break };
+            let Some(chan) = self.chans.get_mut(index) else { break };
             let Some(pending) = chan.incoming.pop_front() else { break };
             chan.decided.push_back(Decided { pending, verdict });
         }
+        out.rest();
         self.move_on(index, now, out);
     }
 

@@ -90,16 +90,12 @@ impl PushPool {
                 let sender = self.links.peers.meet(&peer);
                 self.metrics.items.inc_by(u64::try_from(items.len()).unwrap_or(0));
                 for item in items {
-                    let (replay, origin) = (item.replay, Origin::new(sender.id, item.position));
-                    self.links.peers.begin(origin, replay);
+                    let origin = Origin::new(sender.id, item.position);
+                    self.links.peers.begin(origin, item.replay);
                     self.fault.check(&item.body);
                     self.push.deliver(sender, item, &mut self.links);
                     if self.bug == Some(Bug::EarlySettlement) {
                         self.links.peers.settle(origin);
-                    }
-                    if replay {
-                        // At once, so that the right item is noted should it end us.
-                        self.push.run(now(), &mut self.links);
                     }
                 }
                 self.links.peers.rest();

@@ -16,6 +16,10 @@ use crate::origin::{Now, Origin, Sender};
 
 /// Carries decisions out.
 pub trait Out {
+    /// This item is handled now: noted, for the case that it ends us; until [`Out::rest`].
+    fn handling(&mut self, origin: Origin);
+    /// No item is being handled.
+    fn rest(&mut self);
     /// The item's outcome would survive our death.
     fn settle(&mut self, origin: Origin);
     /// A frame to the gateway of the connection; `token` comes back once the gateway has received it, 0: never. Returns the item's body.
@@ -190,7 +194,9 @@ impl Push {
         }
         while !out.congested() {
             let Some((origin, body)) = self.queue.pop_front() else { return };
+            out.handling(origin);
             self.fan_out(origin, &body, now, out);
+            out.rest();
         }
     }
 

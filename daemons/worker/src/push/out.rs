@@ -28,6 +28,15 @@ impl Links {
 }
 
 impl Out for Links {
+    fn handling(&mut self, origin: Origin) {
+        self.peers.rest();
+        self.peers.resume(origin);
+    }
+
+    fn rest(&mut self) {
+        self.peers.rest();
+    }
+
     fn settle(&mut self, origin: Origin) {
         self.peers.settle(origin);
     }

@@ -232,7 +232,7 @@ proptest! {
                 for item in inbox.on_batch(batch.first, &batch.items).expect("own bytes") {
                     prop_assert!(item.position > last_seen);
                     last_seen = item.position;
-                    prop_assert_eq!(Some(&item.body[..]), bodies.get(item.position as usize - 1).map(|b| &b[..]));
+                    prop_assert_eq!(Some(&item.body[..]), usize::try_from(item.position - 1).ok().and_then(|at| bodies.get(at)).map(|b| &b[..]));
                     held.push(item.position);
                 }
             }

@@ -31,9 +31,17 @@ struct Sink {
     appends: Vec<(usize, u32, Bytes)>,
     activated: Vec<u16>,
     congested: bool,
+    /// What would be blamed for a death now.
+    handling: Option<u64>,
 }
 
 impl Out for Sink {
+    fn handling(&mut self, origin: Origin) {
+        self.handling = Some(origin.position());
+    }
+    fn rest(&mut self) {
+        self.handling = None;
+    }
     fn settle(&mut self, origin: Origin) {
         self.settled.push(origin.position());
     }

@@ -14,9 +14,18 @@ struct Sink {
     sent: Vec<(ConnId, Bytes, u64)>,
     resent: Vec<(ConnId, Bytes)>,
     congested: bool,
+    /// What would be blamed for a death now, and what was when each RECV was made.
+    handling: Option<u64>,
+    blamed: Vec<Option<u64>>,
 }
 
 impl Out for Sink {
+    fn handling(&mut self, origin: Origin) {
+        self.handling = Some(origin.position());
+    }
+    fn rest(&mut self) {
+        self.handling = None;
+    }
     fn settle(&mut self, origin: Origin) {
         if origin.position() > 0 {
             self.settled.push(origin);
@@ -24,6 +33,7 @@ impl Out for Sink {
     }
     fn recv(&mut self, conn: ConnId, frame: &[u8], token: u64) -> Bytes {
         let body = Bytes::copy_from_slice(frame);
+        self.blamed.push(self.handling);
         self.sent.push((conn, body.clone(), token));
         body
     }
@@ -140,6 +150,24 @@ fn waits_for_the_sessions_of_every_gateway_and_for_room() {
     out.congested = false;
     push.run(at(0), &mut out);
     assert_eq!(out.sent[0].0, conn(1, 1));
+}
+
+#[test]
+fn what_waited_is_made_under_its_own_name() {
+    let mut out = Sink::default();
+    let mut push = push_with(&[(conn(0, 1), "u2")], &mut out);
+    out.congested = true;
+    for position in [4, 5] {
+        push.deliver(
+            worker(),
+            item(Kind::Deliver, position, message(i64::try_from(position).expect("small"), 0, ConnId::NONE, &["u2"])),
+            &mut out,
+        );
+        push.run(at(0), &mut out);
+    }
+    out.congested = false;
+    push.run(at(0), &mut out);
+    assert_eq!((out.blamed, out.handling), (vec![Some(4), Some(5)], None));
 }
 
 #[test]

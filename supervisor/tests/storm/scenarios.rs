@@ -136,7 +136,7 @@ impl Run {
         let mut plan = Plan::new(self.seed);
         plan.add_stuck();
         let storm = self.begin(plan, "limits:\n  outboundBytes: 1MB").await?;
-        self.endure(storm, "nobody (slow receiver)", Duration::from_secs(3)).await
+        self.endure(storm, "nobody (slow receiver)", Duration::from_secs(10)).await
     }
 
     /// Each write of the cluster takes half a second: everything is slow, nothing is lost, and memory stays bounded.

@@ -157,12 +157,13 @@ impl LinkServer {
     }
 
     fn welcome(&self, peer: &Peer) -> pb::Welcome {
-        let died_handling = match &self.inner.past {
-            Past::Died(item) if item.sender == peer.name() && item.incarnation == peer.incarnation() => item.position,
-            _ => 0,
+        let (blameless, died_handling) = match &self.inner.past {
+            Past::Died(item) if item.sender == peer.name() && item.incarnation == peer.incarnation() => (false, item.position),
+            Past::Died(_) | Past::Drained => (true, 0),
+            Past::Unknown => (false, 0),
         };
         let received = peer.inner.inbox.lock().received();
-        pb::Welcome { received, ended_clean: self.inner.past == Past::Drained, died_handling }
+        pb::Welcome { received, blameless, died_handling }
     }
 
     /// The gRPC service.

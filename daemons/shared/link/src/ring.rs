@@ -50,8 +50,8 @@ const SUSPECTS_TOGETHER: usize = 32;
 pub enum Meets {
     /// The same as the stream before.
     Same,
-    /// A new one; the one before drained: what it left is not to blame.
-    AfterDrain,
+    /// A new one; nothing of ours is to blame for the end of the one before: it drained, or it died of an item of another sender.
+    Blameless,
     /// A new one; the one before died, while it was handling the item at this position as far as is known.
     AfterDeath(Option<Position>),
 }

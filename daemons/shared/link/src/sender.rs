@@ -364,7 +364,7 @@ async fn run_stream(shared: &Shared, link: &Slot, row: &Row, met: &mut Met) -> R
     let (mut down, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, open).await.map_err(|_| StreamError::NoWelcome)??;
     let meets = match met.incarnation != row.incarnation {
         false => Meets::Same,
-        true if welcome.ended_clean => Meets::AfterDrain,
+        true if welcome.blameless => Meets::Blameless,
         true => Meets::AfterDeath(Some(welcome.died_handling).filter(|position| *position > 0)),
     };
     let poisoned = link.ring.lock().on_stream(welcome.received, meets);

@@ -104,7 +104,7 @@ fn handled_at_one_death_is_not_enough_and_a_drain_is_no_death() {
     pump(&mut ring, &mut Inbox::default());
     assert!(ring.on_stream(0, Meets::AfterDeath(Some(1))).is_none());
     pump(&mut ring, &mut Inbox::default());
-    assert!(ring.on_stream(0, Meets::AfterDrain).is_none());
+    assert!(ring.on_stream(0, Meets::Blameless).is_none());
     assert_eq!(pump(&mut ring, &mut Inbox::default()), [0]);
     assert!(ring.on_stream(0, Meets::AfterDeath(Some(1))).is_some());
 }

@@ -264,3 +264,18 @@ async fn windows_of_one_keep_order_and_lose_nothing() {
     }
     sender.wait(|s| s.done.lock().len() == 200 && s.links.owed() == 0).await;
 }
+
+#[tokio::test]
+async fn deaths_of_another_senders_item_condemn_nothing() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let sender = Sender::start(Window::default());
+    sender.push(1, Keep::UntilSettled);
+    for incarnation in 1..=5 {
+        let life = Life::start(dir.path(), incarnation);
+        sender.publish(&life.row);
+        life.seen.wait(3).await;
+        assert_eq!(life.seen.bodies()[2], 1);
+        life.black_box.handling(InstanceName { daemon: Daemon::Api, slot: 0 }, 7, 12);
+    }
+    assert!(sender.poisoned.lock().is_empty());
+}

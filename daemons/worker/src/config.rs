@@ -14,8 +14,16 @@ pub fn user(config: &Config) -> login::Rules {
         token_auth_on: config.token_auth_on && !config.stress,
         manager_uid: config.manager_uid.as_str().into(),
         manager_token: config.manager_token.expose().into(),
-        visitors_suffix: config.customer_service.visitors_suffix.as_str().into(),
+        visitors_suffix: visitors_suffix(config).into(),
         disable_encryption: config.disable_encryption,
+    }
+}
+
+/// Ending of uids that need no token; empty: everyone needs one.
+fn visitors_suffix(config: &Config) -> &str {
+    match config.customer_service.visitors_on {
+        Some(false) => "",
+        Some(true) | None => &config.customer_service.visitors_suffix,
     }
 }
 
@@ -52,6 +60,9 @@ mod tests {
         let config = Config::default();
         assert!(!user(&config).token_auth_on && channel(&config).person_allow_off);
         assert_eq!(&*user(&config).visitors_suffix, "___vstr");
+        let closed =
+            Config { customer_service: wk_config::CustomerService { visitors_on: Some(false), ..Default::default() }, ..Config::default() };
+        assert_eq!(&*user(&closed).visitors_suffix, "");
         let policy = push(&config);
         assert_eq!((policy.interval_ms, policy.scan_ms, policy.max), (60_000, 30_000, 5));
     }

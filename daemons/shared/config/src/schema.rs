@@ -278,6 +278,8 @@ section! {
     CustomerService {
         /// Suffix of visitors' uids.
         visitors_suffix: String = "___vstr".into(), "visitorsSuffix";
+        /// False: nobody is a visitor, everyone needs a token. Not set or true: visitors need none.
+        visitors_on: Option<bool> = None, "visitorsOn";
     }
 }
 

@@ -29,7 +29,6 @@ const KEYS: &[&str] = &[
     "conversation.workerscaninterval",
     "messageretry.workercount",
     "streamcache.",
-    "customerservice.visitorson",
     "datasource.channelinfoon",
     "agent.webhook.maxpushcount",
     "cluster.tickinterval",

@@ -21,6 +21,7 @@ mod plan;
 mod reexec;
 mod screen;
 mod status;
+mod systemd;
 mod table;
 mod text;
 mod why;
@@ -103,6 +104,10 @@ pub fn main(env: &Env) -> u8 {
 
 async fn run(cli: Cli, env: &Env) -> Result<u8, Failure> {
     let Cli { runtime, node, output, command } = cli;
+    let of_a_node = !matches!(command, Command::Completion { .. } | Command::Man { .. });
+    if of_a_node && systemd::applies(runtime.as_deref(), node, env) {
+        return systemd::run(command, output, env).await;
+    }
     match &command {
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "wkctl", &mut io::stdout());

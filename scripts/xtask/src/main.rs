@@ -1,10 +1,12 @@
-//! Build, check and test driver: `cargo xtask check | fix | e2e | bench | storm`.
+//! Build, check and test driver: `cargo xtask check | fix | e2e | bench | storm | deb | boot`.
 //!
 //! `check` only reads, `fix` writes. Everything a person waits for shows what it is doing. Rules of our own live in `rules`, one per file.
 
 mod bench;
+mod boot;
 mod build;
 mod check;
+mod deb;
 mod e2e;
 mod rules;
 mod steps;
@@ -38,6 +40,10 @@ enum Command {
     E2e(e2e::Options),
     /// Storms: processes are killed and stopped under load while recorders watch
     Storm(e2e::StormOptions),
+    /// Boots the Debian package in a container, both ways
+    Boot(boot::Options),
+    /// Builds the Debian package (release profile)
+    Deb(deb::Options),
     /// Measures a node (release profile) and prints JSON lines
     Bench(bench::Options),
 }
@@ -48,6 +54,8 @@ fn main() -> ExitCode {
         Command::Fix => check::fix(),
         Command::E2e(options) => e2e::run(&options),
         Command::Storm(options) => e2e::storm(&options),
+        Command::Boot(options) => boot::run(&options),
+        Command::Deb(options) => deb::run(&options),
         Command::Bench(options) => bench::run(&options),
     };
     match outcome {

@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use wk_config::Env;
 use wk_supervisor::config::Source;
 use wk_supervisor::reap;
-use wk_supervisor::service::{self, Options};
+use wk_supervisor::service::{self, Options, ServiceError};
 
 /// Runs a WuKongIM node: starts, watches, restarts and stops its daemons.
 #[derive(Debug, Parser)]
@@ -38,6 +38,12 @@ enum Command {
         /// Unknown keys are errors
         #[arg(long)]
         strict: bool,
+    },
+    /// Writes manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// Folder
+        dir: PathBuf,
     },
     /// Reads the state of a running supervisor on standard input: exit code 0 when this binary could go on with it
     #[command(hide = true)]
@@ -71,6 +77,10 @@ fn main() -> ExitCode {
         }
         Command::Check { source: SourceArgs { config, data, runtime }, strict } => {
             service::check(&Source { file: config, data, runtime, strict }, &env).map(|config| service::describe(&config))
+        }
+        Command::Man { dir } => {
+            let written = std::fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(Cli::command(), &dir));
+            written.map(|()| 0).map_err(|source| ServiceError::Io { what: dir.display().to_string(), source })
         }
         Command::ReexecTrial => service::trial(),
         Command::Reap { source: SourceArgs { config, data, runtime } } => {

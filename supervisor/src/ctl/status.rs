@@ -79,7 +79,7 @@ async fn watch(mut client: SupervisorClient<Channel>, ask: &Ask, look: Look) -> 
 }
 
 /// 0: everything wanted is Ready; 1: something is not; 3: nothing runs.
-fn code(snapshot: &pb::Snapshot, named: bool) -> u8 {
+pub(super) fn code(snapshot: &pb::Snapshot, named: bool) -> u8 {
     let all = |state: State| snapshot.instances.iter().all(|i| i.state() == state);
     match snapshot.overall.as_str() {
         _ if all(State::Down) => 3,
@@ -91,10 +91,17 @@ fn code(snapshot: &pb::Snapshot, named: bool) -> u8 {
 
 fn text(snapshot: &pb::Snapshot, ask: &Ask, look: Look) -> String {
     match ask.output {
-        Output::Json => format!("{:#}", json::status(snapshot)),
+        other @ (Output::Json | Output::Yaml | Output::Name) => machine(snapshot, other),
+        Output::Table => format!("{}\n\n{}", table::head(snapshot, look), table::table(snapshot, look, &BTreeMap::new())),
+    }
+}
+
+/// Forms for machines, and names.
+pub(super) fn machine(snapshot: &pb::Snapshot, output: Output) -> String {
+    match output {
         Output::Yaml => json::yaml(&json::status(snapshot)),
         Output::Name => snapshot.instances.iter().map(|i| i.name.as_str()).collect::<Vec<_>>().join("\n"),
-        Output::Table => format!("{}\n\n{}", table::head(snapshot, look), table::table(snapshot, look, &BTreeMap::new())),
+        Output::Json | Output::Table => format!("{:#}", json::status(snapshot)),
     }
 }
 

@@ -85,6 +85,21 @@ impl Cgroups {
         Ok(Self { base, controllers })
     }
 
+    /// Whether [`Self::open`] would find a tree; changes nothing.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn possible(choice: &Choice) -> Result<String, String> {
+        let base = match choice {
+            Choice::Off => return Err("switched off".into()),
+            Choice::Dir(dir) => dir.clone(),
+            Choice::Auto => delegated()?,
+        };
+        let there = base.ancestors().find(|p| p.exists()).unwrap_or(&base);
+        let ours = rustix::fs::access(there, rustix::fs::Access::WRITE_OK).is_ok() && there.join("cgroup.procs").exists();
+        if ours { Ok(format!("cgroup {}", base.display())) } else { Err(format!("{} cannot be written by us", base.display())) }
+    }
+
     /// Folder and controllers, for status.
     #[must_use]
     pub fn describe(&self) -> String {

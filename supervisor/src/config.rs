@@ -185,6 +185,12 @@ impl Config {
         self.spec.daemons.get(&daemon).map_or_else(PathBuf::new, |s| self.bin_dir.join(s.binary))
     }
 
+    /// File of the timing of the last starts.
+    #[must_use]
+    pub fn starts_path(&self) -> PathBuf {
+        self.data_dir.join("supervisor").join("starts.json")
+    }
+
     /// Health and link sockets of a generation.
     #[must_use]
     pub fn sockets(&self, name: wk_types::InstanceName, generation: u64) -> (PathBuf, PathBuf) {

@@ -67,6 +67,12 @@ impl Console {
         self.terminal
     }
 
+    /// Standard output is a terminal that has not been hung up.
+    #[must_use]
+    pub fn has_terminal(&self) -> bool {
+        rustix::termios::tcgetattr(io::stdout()).is_ok()
+    }
+
     /// One line or paragraph. A reader that is gone is not our problem: the node goes on.
     pub fn line(&mut self, text: &str) {
         let mut out = io::stdout().lock();

@@ -28,6 +28,7 @@ mod page;
 mod peer;
 mod streams;
 
+pub(crate) use answers::plan as plan_reply;
 pub use node_service::NodeService;
 pub use peer::{Conn, Guard, accepted};
 

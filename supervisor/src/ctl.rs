@@ -46,11 +46,13 @@ const EXIT_PERMISSION: u8 = 77;
 struct Failure {
     code: u8,
     message: String,
+    /// Standard output was closed by its reader.
+    unheard: bool,
 }
 
 impl Failure {
     fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), unheard: false }
     }
 }
 
@@ -74,7 +76,8 @@ impl From<tonic::Status> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::new(EXIT_INTERNAL, error.to_string())
+        let unheard = error.kind() == io::ErrorKind::BrokenPipe;
+        Self { unheard, ..Self::new(EXIT_INTERNAL, error.to_string()) }
     }
 }
 
@@ -90,6 +93,8 @@ pub fn main(env: &Env) -> u8 {
         .and_then(|runtime| runtime.block_on(run(cli, env)));
     match ran {
         Ok(code) => code,
+        // A reader such as `head` has seen enough.
+        Err(failure) if failure.unheard => EXIT_OK,
         Err(failure) => {
             let text = match output {
                 Output::Json => serde_json::json!({ "code": failure.code, "error": failure.message }).to_string(),

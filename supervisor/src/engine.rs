@@ -237,7 +237,7 @@ impl Engine {
             nodes,
             book: Book::default(),
             events: ports.events,
-            starts: Arc::default(),
+            starts: Arc::new(crate::starts::load(&config.starts_path())),
             overrides,
             fingerprints: crate::reload::fingerprints(&config.json),
             config,

@@ -75,10 +75,12 @@ pub fn stop_table(end: &pb::OpEnd) -> String {
     let count = |outcome: &str| end.stops.iter().filter(|r| r.outcome == outcome).count();
     let outcomes = format!("clean {} · forced {} · gone {}", count("clean"), count("forced"), count("gone"));
     let left = match end.lost {
-        Some(lost) => format!("lost {lost} · retry entries {} · pending webhooks {}", end.retry_entries, end.pending_webhooks),
-        None => "work under way was not counted".to_owned(),
+        Some(lost) => format!(" · lost {lost} · retry entries {} · pending webhooks {}", end.retry_entries, end.pending_webhooks),
+        // Where the rest of the node goes on there is nothing to be counted.
+        None if end.partial => String::new(),
+        None => " · work under way was not counted".to_owned(),
     };
-    format!("{}\n{outcomes} · {left}", render(&table))
+    format!("{}\n{outcomes}{left}", render(&table))
 }
 
 /// The steps of a dry run.

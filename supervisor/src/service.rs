@@ -1,7 +1,7 @@
 //! Builds the parts of the supervisor and runs them: folders and locks → heritage → sockets → control thread → engine.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -31,9 +31,12 @@ use crate::limits::{COMMANDS_MAX, EVENTS_QUEUE_MAX, NOFILE};
 use crate::metrics::Counters;
 use crate::notify::{self, Beat, Notifier, Passed};
 use crate::orphans;
+use crate::overrides::Overrides;
 use crate::reexec::{self, Origin, Taken};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::sys;
+use crate::table::plan::Experience;
+use crate::table::{Flags, Kind, Request, Table};
 
 /// Wrong command line.
 pub const EXIT_USAGE: u8 = 64;
@@ -101,36 +104,43 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServiceError {
     move |source| ServiceError::Io { what, source }
 }
 
-/// Validates the configuration and says what is wrong.
+/// The graph of a configuration, without a node.
 ///
 /// # Errors
-/// All problems at once.
-pub fn check(source: &Source, env: &Env) -> Result<Config, ServiceError> {
+/// The configuration is refused.
+pub fn graph(source: &Source, env: &Env) -> Result<pb::GraphReply, ServiceError> {
     let config = Config::load(source, env)?;
-    config.spec.check().map_err(|e| failed(e.to_string())(io::Error::other("graph")))?;
-    for (daemon, spec) in &config.spec.daemons {
-        let path = config.bin_dir.join(spec.binary);
-        fs::metadata(&path).map_err(failed(format!("{daemon}: binary {}", path.display())))?;
-    }
-    Ok(config)
+    let nodes = config.spec.daemons.iter().map(|(daemon, spec)| pb::GraphNode {
+        daemon: daemon.name().into(),
+        requires: spec.requires.iter().map(|d| d.name().to_owned()).collect(),
+        required: spec.required,
+        slots: config.slots.get(daemon).copied().unwrap_or(1).into(),
+        ready: 0,
+        state: "down".into(),
+    });
+    Ok(pb::GraphReply { nodes: nodes.collect() })
 }
 
-/// Prints what `check` found. Returns the exit code.
-#[must_use]
-pub fn describe(config: &Config) -> u8 {
-    let mut text = format!("configuration is valid (node {}, hash {})\n", config.node_id, config.hash);
-    for warning in &config.warnings {
-        text += &format!("warning: {warning}\n");
-    }
-    for (daemon, spec) in &config.spec.daemons {
-        let edges: Vec<&str> = spec.requires.iter().map(|d| d.name()).collect();
-        let slots = config.slots.get(daemon).copied().unwrap_or(1);
-        text += &format!("{daemon} ({slots}) requires {}\n", if edges.is_empty() { "nothing".into() } else { edges.join(", ") });
-    }
-    match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => 0,
-        Err(_) => EXIT_CHILDREN_LEFT,
-    }
+/// What a start of this configuration would do, with the times that are known of earlier ones.
+///
+/// # Errors
+/// The configuration is refused.
+pub fn plan(source: &Source, env: &Env) -> Result<pb::PlanReply, ServiceError> {
+    let config = Config::load(source, env)?;
+    let mut table = Table::new(config.spec.clone(), config.slots.clone(), 1, 1);
+    table.preset(&Overrides::open(&config).over(&config.slots));
+    let request = Request::new(Kind::Start, Vec::new(), Flags::default());
+    let starts = crate::starts::load(&config.starts_path());
+    Ok(crate::control::plan_reply(table.plan(&request, &Experience::of(&starts))))
+}
+
+/// Writes the manual pages of a command line and of its subcommands.
+///
+/// # Errors
+/// The folder cannot be made or written.
+pub fn write_man(command: clap::Command, dir: &Path) -> Result<u8, ServiceError> {
+    fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command, dir)).map_err(failed(dir.display().to_string()))?;
+    Ok(0)
 }
 
 /// Runs the supervisor to its end. Returns the exit code.

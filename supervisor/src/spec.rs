@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_cycle_and_prints_it() {
+    fn row_72_a_cycle_is_refused_and_printed() {
         let mut spec = Spec::standard(Duration::from_secs(60));
         spec.daemons.get_mut(&Daemon::Cluster).unwrap().requires.push(Daemon::Api);
         let error = spec.check().unwrap_err();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_an_edge_out_of_the_node() {
+    fn row_72_an_edge_out_of_the_node_is_refused() {
         let mut spec = Spec::standard(Duration::from_secs(60));
         spec.daemons.remove(&Daemon::Cluster);
         assert!(matches!(spec.check(), Err(SpecError::Unknown(_, Daemon::Cluster))));

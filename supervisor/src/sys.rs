@@ -109,6 +109,35 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
+/// The kernel has `pidfd_open`.
+pub(crate) fn has_pidfd() -> bool {
+    rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()).is_ok()
+}
+
+/// The kernel tells about a process through its pidfd.
+#[expect(unsafe_code, reason = "PIDFD_GET_INFO has no safe wrapper")]
+pub(crate) fn has_pidfd_info() -> bool {
+    let Ok(own) = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()) else { return false };
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request carries the size of `info`, which lives until the call returns.
+    let done = unsafe { libc::ioctl(own.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    done == 0
+}
+
+/// The kernel has `close_range` with the flag that only marks.
+pub(crate) fn has_close_range() -> bool {
+    seal_inherited().is_ok()
+}
+
+/// The kernel, and what stands between it and us, lets us make a ring.
+#[expect(unsafe_code, reason = "io_uring_setup has no safe wrapper here")]
+pub(crate) fn has_io_uring() -> bool {
+    // SAFETY: with zero entries and no parameters the kernel makes nothing and refuses: with EINVAL or EFAULT where rings exist.
+    let done = unsafe { libc::syscall(libc::SYS_io_uring_setup, 0, std::ptr::null_mut::<libc::c_void>()) };
+    let errno = io::Error::last_os_error().raw_os_error();
+    done >= 0 || matches!(errno, Some(libc::EINVAL | libc::EFAULT))
+}
+
 /// Lets the runtime wait until a descriptor (a pidfd) is readable.
 ///
 /// # Errors

@@ -369,8 +369,9 @@ impl Table {
 
     /// Drains an unwanted process as soon as nothing that is also leaving needs it.
     fn release(&mut self, now: Time, name: InstanceName) {
-        let leaving = |i: &Instance| i.live() && !self.wanted(i.name) && !self.stuck(i.name);
-        let needed = self.instances.values().any(|i| leaving(i) && self.spec.depends(i.name.daemon, name.daemon));
+        // One that the kernel does not let go must not keep the others for ever.
+        let holds = |i: &Instance| i.live() && !self.stuck(i.name) && !self.wanted(i.name);
+        let needed = self.instances.values().any(|i| holds(i) && self.spec.depends(i.name.daemon, name.daemon));
         let ending = self.instances.get(&name).and_then(|i| i.run.as_ref()).is_some_and(|r| r.ending.is_some());
         if !needed && !ending {
             let step = if self.ops.iter().any(|o| o.covers(name) && o.request.flags.now) { EndStep::Kill } else { EndStep::Term };

@@ -1,18 +1,35 @@
 //! Supervisor of a node.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use wk_config::Env;
+use wk_supervisor::check;
 use wk_supervisor::config::Source;
+use wk_supervisor::console::Paint;
+use wk_supervisor::ctl::{GraphFormat, graph};
 use wk_supervisor::reap;
-use wk_supervisor::service::{self, Options, ServiceError};
+use wk_supervisor::report;
+use wk_supervisor::service::{self, Options};
+
+const EXIT_CODES: &str = "Exit codes:
+  0    clean stop; check: nothing would keep the node from running
+  2    wrong command line
+  70   internal error, or processes that could not be killed
+  75   another supervisor has this node
+  77   not permitted
+  78   configuration refused; check: something would keep the node from running
+  100  the first start failed and was rolled back
+  101  a crash loop was escalated";
+
+/// Where installed units lie, those of the administrator first.
+const UNITS: [&str; 3] = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
 /// Runs a WuKongIM node: starts, watches, restarts and stops its daemons.
 #[derive(Debug, Parser)]
-#[command(name = "wksupervisor", version, about = "Runs a WuKongIM node", max_term_width = 100)]
+#[command(name = "wksupervisor", version, about = "Runs a WuKongIM node", max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -31,7 +48,7 @@ enum Command {
         #[arg(long, value_name = "N", hide = true)]
         detach_notify_fd: Option<i32>,
     },
-    /// Validates the configuration and the binaries, starts nothing
+    /// Looks for everything that would keep the node from running, all at once, each with the next step; starts nothing
     Check {
         #[command(flatten)]
         source: SourceArgs,
@@ -39,11 +56,29 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Prints who requires whom
+    Graph {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// Form
+        #[arg(long, value_enum, default_value = "tree")]
+        format: GraphFormat,
+    },
+    /// Prints what a start would do, and when by the experience of the last ones
+    Plan {
+        #[command(flatten)]
+        source: SourceArgs,
+    },
     /// Writes manual pages into a folder
-    #[command(hide = true)]
     Man {
         /// Folder
         dir: PathBuf,
+    },
+    /// Prints a completion script
+    Completion {
+        /// Shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
     },
     /// Reads the state of a running supervisor on standard input: exit code 0 when this binary could go on with it
     #[command(hide = true)]
@@ -68,6 +103,17 @@ struct SourceArgs {
     runtime: Option<PathBuf>,
 }
 
+impl SourceArgs {
+    fn source(self) -> Source {
+        Source { file: self.config, data: self.data, runtime: self.runtime, strict: false }
+    }
+}
+
+/// Prints a text. A reader that has gone has seen enough.
+fn say(text: &str) -> u8 {
+    writeln!(io::stdout(), "{text}").map_or(0, |()| 0)
+}
+
 fn main() -> ExitCode {
     let env = Env::process();
     let ran = match Cli::parse().command {
@@ -76,11 +122,18 @@ fn main() -> ExitCode {
             service::run(Options { source, replace, notify_fd: detach_notify_fd }, &env)
         }
         Command::Check { source: SourceArgs { config, data, runtime }, strict } => {
-            service::check(&Source { file: config, data, runtime, strict }, &env).map(|config| service::describe(&config))
+            let (found, _) = check::run(&Source { file: config, data, runtime, strict }, &env, &UNITS.map(Path::new));
+            let (text, code) = check::report(&found);
+            Ok(say(text.trim_end()).max(code))
         }
-        Command::Man { dir } => {
-            let written = std::fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(Cli::command(), &dir));
-            written.map(|()| 0).map_err(|source| ServiceError::Io { what: dir.display().to_string(), source })
+        Command::Graph { source, format } => {
+            service::graph(&source.source(), &env).map(|g| say(&graph::draw(&g, format, false, Paint { on: false })))
+        }
+        Command::Plan { source } => service::plan(&source.source(), &env).map(|plan| say(&report::plan_table(&plan))),
+        Command::Man { dir } => service::write_man(Cli::command(), &dir),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "wksupervisor", &mut io::stdout());
+            Ok(0)
         }
         Command::ReexecTrial => service::trial(),
         Command::Reap { source: SourceArgs { config, data, runtime } } => {

@@ -135,7 +135,7 @@ fn last_exit(end: LastEnd, ago: Duration) -> pb::LastExit {
     pb::LastExit { generation: end.generation, code, signal, core, up_ms, ago_ms, text: end.exit.to_string() }
 }
 
-pub(super) fn plan(planned: Result<Plan, Refusal>) -> pb::PlanReply {
+pub(crate) fn plan(planned: Result<Plan, Refusal>) -> pb::PlanReply {
     match planned {
         Err(refusal) => pb::PlanReply { code: refusal.code, message: refusal.message, ..Default::default() },
         Ok(plan) => {

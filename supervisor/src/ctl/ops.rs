@@ -155,6 +155,13 @@ impl Progress {
     }
 }
 
+impl Drop for Progress {
+    fn drop(&mut self) {
+        // Interrupted or out of time: the next words begin on a line of their own.
+        self.clear().unwrap_or_default();
+    }
+}
+
 fn to_json(event: &pb::OpEvent) -> serde_json::Value {
     let end = match &event.end {
         None => serde_json::Value::Null,

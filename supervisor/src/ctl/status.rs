@@ -82,7 +82,7 @@ async fn watch(mut client: SupervisorClient<Channel>, ask: &Ask, look: Look) -> 
 pub(super) fn code(snapshot: &pb::Snapshot, named: bool) -> u8 {
     let all = |state: State| snapshot.instances.iter().all(|i| i.state() == state);
     match snapshot.overall.as_str() {
-        _ if all(State::Down) => 3,
+        _ if all(State::Down) && snapshot.instances.iter().all(|i| !i.wanted) => 3,
         _ if named && all(State::Ready) => 0,
         "ready" => 0,
         _ => 1,

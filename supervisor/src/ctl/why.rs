@@ -64,7 +64,7 @@ fn text(reply: &pb::WhyReply, paint: Paint) -> String {
         None => add("last end      none yet".into()),
     }
     let flag = if instance.crash_loop { "; crash loop" } else { "" };
-    add(format!("restarts      {}, {} of them count for the pause{flag}", instance.restarts, reply.crashes));
+    add(format!("restarts      {}, the pause is at step {}{flag}", instance.restarts, reply.crashes));
     let pauses: Vec<String> = reply.backoff_ms.iter().map(|ms| age_exact(*ms)).collect();
     add(format!("next pauses   {} … (±20 %, forgotten after 60 s of ready)", pauses.join(", ")));
     match reply.next_attempt_ms {

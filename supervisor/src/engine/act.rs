@@ -156,7 +156,8 @@ impl Engine {
         let log_tail = end
             .failed
             .map_or_else(Vec::new, |name| logs::tail(&self.config.log_path(name), self.log_offsets.get(&name).copied().unwrap_or(0)));
-        let end = end_to_proto(end, log_tail);
+        let partial = request.as_ref().is_some_and(|r| !r.full());
+        let end = pb::OpEnd { partial, ..end_to_proto(end, log_tail) };
         self.console.end(&end, &self.listeners.addresses());
         let code = end.code;
         self.book.tell(op, pb::OpEvent { op, text: end.message.clone(), end: Some(pb::op_event::End::Done(end)), ..Default::default() });
@@ -181,6 +182,9 @@ impl Engine {
     fn remember_start(&mut self, timing: crate::timing::Timing) {
         let mut starts: Vec<_> = std::iter::once(timing).chain(self.starts.iter().cloned()).collect();
         starts.truncate(STARTS_KEPT);
+        if let Err(err) = crate::starts::save(&self.config.starts_path(), &starts) {
+            tracing::warn!(%err, "times of the start not kept");
+        }
         self.starts = starts.into();
     }
 }
@@ -209,5 +213,6 @@ fn end_to_proto(end: End, log_tail: Vec<String>) -> pb::OpEnd {
         retry_entries: left.retry_entries,
         pending_webhooks: left.pending_webhooks,
         log_tail,
+        partial: false,
     }
 }

@@ -94,7 +94,12 @@ fn summary(changes: &[Change], behind: &BTreeSet<Daemon>) -> String {
         return "no key differs".into();
     }
     let count = |effect: Effect| changes.iter().filter(|c| c.effect == effect).count();
-    let mut parts = vec![format!("{} keys live", count(Effect::Live))];
+    let mut parts = Vec::new();
+    match count(Effect::Live) {
+        0 => {}
+        1 => parts.push("1 key holds at once".to_owned()),
+        n => parts.push(format!("{n} keys hold at once")),
+    }
     if !behind.is_empty() {
         let names: Vec<&str> = behind.iter().map(|d| d.name()).collect();
         parts.push(format!("pending restart: {}", names.join(", ")));

@@ -24,7 +24,9 @@ impl Engine {
             SIGUSR2 => self.reexec(None),
             SIGQUIT => self.dump(),
             SIGUSR1 => self.reopen_log(),
-            SIGHUP if !self.console.is_terminal() => self.reload_by_signal(),
+            // The terminal is gone: nobody can stop us there any more, so we stop by ourselves.
+            SIGHUP if self.console.is_terminal() && !self.console.has_terminal() => self.stop_signal(),
+            SIGHUP => self.reload_by_signal(),
             _ => self.stop_signal(),
         }
     }

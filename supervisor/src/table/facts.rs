@@ -133,6 +133,7 @@ impl Table {
         instance.rest = rest;
         self.note(name, true, text);
         self.out.push(Action::Crashed(name, cause));
+        self.observe_one(now, name);
     }
 
     /// Next pseudo-random number in -1..1 (xorshift): spreads restarts, needs no quality.

@@ -27,10 +27,17 @@ impl Table {
     /// Reports every instance whose state is another than at the last time.
     pub(super) fn observe(&mut self, now: Time) {
         for name in self.names() {
-            let Some(instance) = self.instances.get(&name) else { continue };
+            self.observe_one(now, name);
+        }
+    }
+
+    /// The same for one, where the next step would hide its state again.
+    pub(super) fn observe_one(&mut self, now: Time, name: InstanceName) {
+        {
+            let Some(instance) = self.instances.get(&name) else { return };
             let (from, to) = (instance.seen, self.state(now, instance));
             if from == to {
-                continue;
+                return;
             }
             let (cause, generation) = (self.cause_of(instance, to), instance.generation);
             let text = self.view(now, name).map(|v| v.why).unwrap_or_default();
@@ -58,6 +65,7 @@ impl Table {
             return Cause::of(cause);
         }
         match to {
+            State::Down if self.held.contains(&instance.name) => Cause::Command,
             State::Down => Cause::Stop,
             State::Waiting | State::Blocked => Cause::Dependency,
             State::Spawning | State::Starting => Cause::Start,

@@ -113,7 +113,8 @@ impl Table {
                 decided.insert(next, slowest);
             }
             ready.insert(next, at.and_then(|at| experience.ready_after(next, at)));
-            let names: Vec<&str> = edges.iter().map(|d| d.name()).collect();
+            let implied = |d: &Daemon| edges.iter().any(|other| self.spec.depends(*other, *d));
+            let names: Vec<&str> = edges.iter().filter(|d| !implied(d)).map(|d| d.name()).collect();
             let because =
                 if names.is_empty() { "requires nothing that is not ready".to_owned() } else { format!("{} ready", names.join(", ")) };
             let action = format!("activate {}", list(targets.iter().filter(|n| n.daemon == next).copied()));

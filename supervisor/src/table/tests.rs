@@ -10,6 +10,7 @@ use super::*;
 use crate::cause::{Cause, Exit};
 
 mod faults;
+mod rows;
 
 const CHANNEL: Daemon = Daemon::Worker(Pool::Channel);
 

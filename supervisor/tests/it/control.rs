@@ -51,7 +51,7 @@ async fn scales_a_pool_up_and_down() {
 
 /// Catalogue rows 5 and 64: a planned restart is no crash.
 #[tokio::test]
-async fn restarts_one_daemon_without_counting_a_crash() {
+async fn row_05_restarts_one_daemon_without_counting_a_crash() {
     let node = Node::start().await;
     let old = node.instance("gateway@0").await;
     node.must_wkctl(&["restart", "gateway"]).await;
@@ -70,7 +70,7 @@ async fn restarts_everything() {
 
 /// Catalogue row 65.
 #[tokio::test]
-async fn refuses_to_pull_a_dependency_away() {
+async fn row_65_refuses_to_pull_a_dependency_away() {
     let node = Node::start().await;
     let output = node.wkctl(&["stop", "api"]).await;
     assert_eq!(output.status.code(), Some(64), "{output:?}");

@@ -66,6 +66,12 @@ impl Plan {
         Node { dir: self.dir, supervisor }
     }
 
+    /// With its output on a terminal.
+    pub(crate) fn spawn_on(self, terminal: std::fs::File) -> Node {
+        let supervisor = command(self.dir.path()).stdout(terminal).stderr(Stdio::null()).spawn().unwrap();
+        Node { dir: self.dir, supervisor }
+    }
+
     pub(crate) fn spawn(self) -> Node {
         let supervisor = spawn(self.dir.path());
         Node { dir: self.dir, supervisor }

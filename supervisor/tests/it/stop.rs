@@ -32,7 +32,7 @@ async fn stops_in_reverse_stays_resident_and_starts_again() {
 
 /// Catalogue row 57.
 #[tokio::test]
-async fn sigterm_drains_and_ends_with_zero() {
+async fn row_57_sigterm_drains_and_ends_with_zero() {
     let mut node = Node::start().await;
     node.signal_supervisor(Signal::SIGTERM);
     assert_eq!(node.exit().await.code(), Some(0), "{}", node.out());
@@ -42,7 +42,7 @@ async fn sigterm_drains_and_ends_with_zero() {
 
 /// Catalogue rows 21 and 58: a second signal cuts the deadlines, order is kept.
 #[tokio::test]
-async fn a_second_signal_shortens_the_deadline_of_who_ignores_the_first() {
+async fn row_58_a_second_signal_shortens_the_deadline_of_who_ignores_the_first() {
     let plan = Plan::new("").fault("worker.user@0", "ignore-term");
     let mut node = plan.spawn();
     node.wait("ready", |s| s.overall == "ready").await;
@@ -57,7 +57,7 @@ async fn a_second_signal_shortens_the_deadline_of_who_ignores_the_first() {
 }
 
 #[tokio::test]
-async fn a_third_signal_kills() {
+async fn row_58_a_third_signal_kills() {
     let plan = Plan::new("").fault("cluster@0", "ignore-term").fault("worker.user@0", "ignore-term");
     let mut node = plan.spawn();
     node.wait("ready", |s| s.overall == "ready").await;
@@ -83,7 +83,7 @@ async fn counts_what_is_lost() {
 
 /// Catalogue row 62: a stop cancels a start; nothing is left.
 #[tokio::test]
-async fn a_stop_cancels_a_start() {
+async fn row_62_a_stop_cancels_a_start() {
     let plan = Plan::new("").fault("cluster@0", "never-ready");
     let mut node = plan.spawn();
     node.wait_instance("cluster@0", "starting", |i| i.pid != 0).await;

@@ -1,0 +1,359 @@
+//! `wksupervisor check`: everything that would keep a node from running, found before anything starts, each with the next step.
+//!
+//! Looks only: it binds ports for a moment and closes them, and starts nothing. Errors make the exit code 78; warnings do not.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use wk_config::Env;
+use wk_types::Daemon;
+
+use crate::cgroup::Cgroups;
+use crate::config::{Config, LoadError, PublicAddr, Source};
+use crate::limits::{CLOSE_DEADLINE, LISTEN_BACKLOG, NOFILE, QUIESCE_DEADLINE};
+use crate::listeners::Listeners;
+use crate::notify::Passed;
+use crate::service::chain;
+use crate::sys;
+
+mod elf;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Fine,
+    /// It works, less well.
+    Warning,
+    /// A start would fail.
+    Error,
+}
+
+/// One result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad.
+    pub level: Level,
+    /// What was looked at.
+    pub about: &'static str,
+    /// What was found.
+    pub text: String,
+    /// What to do; empty when it is fine.
+    pub next: String,
+}
+
+fn fine(about: &'static str, text: impl Into<String>) -> Finding {
+    Finding { level: Level::Fine, about, text: text.into(), next: String::new() }
+}
+
+fn warning(about: &'static str, text: impl Into<String>, next: impl Into<String>) -> Finding {
+    Finding { level: Level::Warning, about, text: text.into(), next: next.into() }
+}
+
+fn error(about: &'static str, text: impl Into<String>, next: impl Into<String>) -> Finding {
+    Finding { level: Level::Error, about, text: text.into(), next: next.into() }
+}
+
+/// Looks at everything. `units`: folders in which systemd units are looked for.
+#[must_use]
+pub fn run(source: &Source, env: &Env, units: &[&Path]) -> (Vec<Finding>, Option<Config>) {
+    let mut found = Vec::new();
+    let config = match Config::load(source, env) {
+        Ok(config) => {
+            found.push(fine("configuration", format!("valid (node {}, hash {})", config.node_id, config.hash)));
+            found.extend(config.warnings.iter().map(|w| warning("configuration", w, "see the key in wukongim.yaml")));
+            Some(config)
+        }
+        Err(err) => {
+            found.extend(refused(&err));
+            None
+        }
+    };
+    if let Some(config) = &config {
+        found.push(graph(config));
+        found.extend(config.spec.daemons.keys().map(|d| binary(*d, &config.exe(*d))));
+        found.push(user());
+        let runtime = config.runtime_dir.parent().unwrap_or(&config.runtime_dir);
+        let folders = [("data folder", config.data_dir.as_path()), ("log folder", &config.logs_dir), ("runtime folder", runtime)];
+        found.extend(folders.into_iter().map(|(what, path)| folder(what, path)));
+        found.extend(ports(config));
+        found.push(deadlines(config, units));
+        found.push(cgroups(config));
+    }
+    found.extend(kernel());
+    (found, config)
+}
+
+/// Every problem of the file is a finding of its own.
+fn refused(err: &LoadError) -> Vec<Finding> {
+    match err {
+        LoadError::Config(all) => {
+            all.problems.iter().map(|p| error("configuration", p.to_string(), "correct it there, then check again")).collect()
+        }
+        LoadError::Group { key, .. } => {
+            vec![error("configuration", err.to_string(), format!("create the group with groupadd, or correct {key}"))]
+        }
+        other => vec![error("configuration", chain(other), "see the message")],
+    }
+}
+
+fn graph(config: &Config) -> Finding {
+    match config.spec.check() {
+        Ok(()) => fine("graph", format!("{} daemons, no cycle", config.spec.daemons.len())),
+        Err(err) => error("graph", err.to_string(), "remove one of these edges"),
+    }
+}
+
+/// Row 7 before it happens.
+fn binary(daemon: Daemon, path: &Path) -> Finding {
+    let shown = path.display();
+    let reinstall = "install the daemons beside wksupervisor, or set WK_BIN_DIR";
+    let meta = match fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(err) => return error("binary", format!("{daemon}: {shown}: {err}"), reinstall),
+    };
+    if !meta.is_file() {
+        return error("binary", format!("{daemon}: {shown} is not a file"), reinstall);
+    }
+    if rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_err() {
+        return error("binary", format!("{daemon}: {shown} is not executable by us"), format!("chmod 755 {shown}"));
+    }
+    match elf::examine(path) {
+        Ok(()) => fine("binary", format!("{daemon}: {shown}")),
+        Err(text) => error("binary", format!("{daemon}: {shown} {text}"), "install the build for this machine"),
+    }
+}
+
+fn user() -> Finding {
+    let uid = rustix::process::geteuid().as_raw();
+    let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map_or_else(|| uid.to_string(), |u| u.name);
+    match uid {
+        0 => warning("user", "would run as root", "run it as a user of its own (User=wukongim in the unit)"),
+        _ => fine("user", name),
+    }
+}
+
+/// A folder that exists, or whose nearest ancestor lets us make it; nobody else may put things into its place.
+fn folder(what: &'static str, path: &Path) -> Finding {
+    let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let shown = path.display();
+    let Ok(meta) = fs::metadata(there) else { return error("folder", format!("{what} {shown} cannot be looked at"), "check its parents") };
+    let writable = rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok();
+    if !meta.is_dir() || !writable {
+        let exists = if there == path { "exists" } else { "cannot be made" };
+        let next = format!("mkdir -p {shown} && chown to the user of the supervisor");
+        return error("folder", format!("{what} {shown} {exists}, {} is not writable by us", there.display()), next);
+    }
+    let mode = meta.permissions().mode();
+    let (others, sticky) = (mode & 0o022, mode & 0o1000 != 0);
+    if others != 0 && !sticky && meta.uid() != 0 {
+        let next = format!("chmod go-w {}", there.display());
+        return warning("folder", format!("{what}: others may write to {} ({:o})", there.display(), mode & 0o7777), next);
+    }
+    fine("folder", format!("{what} {shown}"))
+}
+
+/// Row 16 before it happens. A node that runs holds its own ports.
+fn ports(config: &Config) -> Vec<Finding> {
+    if let Some(holder) = running(&config.runtime_dir) {
+        return vec![fine("ports", format!("not looked at: a supervisor runs this node ({holder})"))];
+    }
+    let each = |addr: &PublicAddr| match Listeners::open(&[*addr], &mut Passed::default()) {
+        Ok(_) => fine("ports", format!("{} {}", addr.label, addr.addr)),
+        Err(err) => {
+            let next = match err.source.kind() {
+                std::io::ErrorKind::AddrInUse => format!("end the process that has it, or set {} to another port", addr.key),
+                std::io::ErrorKind::PermissionDenied => format!("AmbientCapabilities=CAP_NET_BIND_SERVICE, or {} above 1023", addr.key),
+                _ => format!("set {} to an address of this machine", addr.key),
+            };
+            error("ports", err.to_string(), next)
+        }
+    };
+    let mut found: Vec<Finding> = config.public.iter().map(each).collect();
+    let backlog = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|t| t.trim().parse::<i32>().ok()).unwrap_or(0);
+    if backlog < LISTEN_BACKLOG {
+        let next = format!("sysctl -w net.core.somaxconn={LISTEN_BACKLOG}");
+        let text = format!("net.core.somaxconn is {backlog}: that many connections wait while a daemon is exchanged, not {LISTEN_BACKLOG}");
+        found.push(warning("ports", text, next));
+    }
+    found
+}
+
+/// Who has the lock of this node.
+fn running(dir: &Path) -> Option<String> {
+    let file = fs::File::options().read(true).write(true).open(dir.join("lock")).ok()?;
+    match file.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => Some(fs::read_to_string(dir.join("lock")).unwrap_or_default().trim().to_owned()),
+        _ => None,
+    }
+}
+
+/// The chain of stops that takes longest, with its deadlines added up.
+fn longest_stop(config: &Config, from: Daemon) -> (Duration, Vec<Daemon>) {
+    let own = config.spec.daemons.get(&from).map_or(Duration::ZERO, |s| s.term_deadline);
+    let below = config.spec.requires(from).map(|d| longest_stop(config, d)).max_by_key(|(time, _)| *time);
+    let (time, mut path) = below.unwrap_or_default();
+    path.insert(0, from);
+    (own + time, path)
+}
+
+/// Row 73.
+fn deadlines(config: &Config, units: &[&Path]) -> Finding {
+    let longest = config.spec.daemons.keys().map(|d| longest_stop(config, *d)).max_by_key(|(time, _)| *time);
+    let (time, path) = longest.unwrap_or_default();
+    let all = time + QUIESCE_DEADLINE + CLOSE_DEADLINE;
+    let names: Vec<&str> = path.iter().map(|d| d.name()).collect();
+    let sum = format!("a stop takes at most {} s (quiesce {} s, then {})", all.as_secs(), (all - time).as_secs(), names.join(" → "));
+    let unit = units.iter().find_map(|dir| Some((dir.join("wukongim.service"), stop_timeout(&dir.join("wukongim.service"))?)));
+    let (place, limit) = unit.unwrap_or_else(|| (PathBuf::from("systemd's default"), Duration::from_secs(90)));
+    if all > limit {
+        let text = format!("{sum}; TimeoutStopSec is {} s ({}), more time is asked for while it goes on", limit.as_secs(), place.display());
+        return warning(
+            "deadlines",
+            text,
+            format!("TimeoutStopSec={} in the unit, or shorter supervisor.daemons.*.stopTimeout", all.as_secs()),
+        );
+    }
+    fine("deadlines", format!("{sum}; TimeoutStopSec is {} s", limit.as_secs()))
+}
+
+fn stop_timeout(unit: &Path) -> Option<Duration> {
+    let text = fs::read_to_string(unit).ok()?;
+    let value = text.lines().find_map(|l| l.strip_prefix("TimeoutStopSec="))?.trim().to_owned();
+    value.parse::<u64>().map(Duration::from_secs).ok().or_else(|| humantime::parse_duration(&value).ok())
+}
+
+/// Row 79: what the kernel offers, and what is done without it.
+fn kernel() -> Vec<Finding> {
+    let upgrade = "run Linux 5.10 or newer";
+    let have = |ok: bool, what: &str, instead: Finding| if ok { fine("kernel", what) } else { instead };
+    let pidfd = sys::has_pidfd();
+    let info = pidfd && sys::has_pidfd_info();
+    let uring = sys::has_io_uring();
+    let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default().trim() == "2";
+    let uring_next = if disabled { "sysctl -w kernel.io_uring_disabled=0" } else { "allow io_uring_setup in the sandbox, or Linux 6.0" };
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(NOFILE);
+    let few = warning(
+        "limits",
+        format!("at most {limit} open files, for all connections"),
+        format!("LimitNOFILE={NOFILE} in the unit, or ulimit -n"),
+    );
+    vec![
+        have(pidfd, "pidfd_open", error("kernel", "no pidfd_open: processes cannot be watched", upgrade)),
+        have(
+            info,
+            "exit status by pidfd (PIDFD_GET_INFO)",
+            warning("kernel", "no PIDFD_GET_INFO: how adopted processes end stays unknown", "Linux 6.15 has it; all else works"),
+        ),
+        have(sys::has_close_range(), "close_range", error("kernel", "no close_range: inherited descriptors would leak", upgrade)),
+        have(uring, "io_uring", error("kernel", "io_uring is not available: the gateway cannot serve", uring_next)),
+        if limit >= 65_536 { fine("limits", format!("{limit} open files")) } else { few },
+    ]
+}
+
+fn cgroups(config: &Config) -> Finding {
+    match Cgroups::possible(&config.cgroup) {
+        Ok(text) => fine("cgroup", text),
+        Err(why) => warning(
+            "cgroup",
+            format!("process groups and orphans instead, no limits per daemon ({why})"),
+            "Delegate=yes in the unit, or supervisor.cgroup = a folder that is ours",
+        ),
+    }
+}
+
+/// The report for people, worst last, and the exit code.
+#[must_use]
+pub fn report(found: &[Finding]) -> (String, u8) {
+    let mut sorted: Vec<&Finding> = found.iter().collect();
+    sorted.sort_by_key(|f| f.level);
+    let mut text = String::new();
+    for f in sorted {
+        let mark = match f.level {
+            Level::Fine => "ok     ",
+            Level::Warning => "warning",
+            Level::Error => "ERROR  ",
+        };
+        text.push_str(&format!("{mark}  {:<13}  {}\n", f.about, f.text));
+        if !f.next.is_empty() {
+            text.push_str(&format!("{:>25}→ {}\n", "", f.next));
+        }
+    }
+    let count = |level: Level| found.iter().filter(|f| f.level == level).count();
+    let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+    text.push_str(&format!("\n{errors} errors, {warnings} warnings\n"));
+    (text, if errors > 0 { crate::service::EXIT_CONFIG } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find<'a>(found: &'a [Finding], about: &str, word: &str) -> &'a Finding {
+        found.iter().find(|f| f.about == about && f.text.contains(word)).unwrap_or_else(|| panic!("{about} {word} in {found:#?}"))
+    }
+
+    /// Wrong binaries, a taken port, a folder that cannot be used: all at once, each with its next step.
+    #[test]
+    fn finds_all_problems_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bin, file) = (dir.path().join("bin"), dir.path().join("wukongim.yaml"));
+        fs::create_dir(&bin).unwrap();
+        fs::write(bin.join("wk-gateway"), "text").unwrap();
+        fs::write(bin.join("wk-api"), "text").unwrap();
+        fs::set_permissions(bin.join("wk-api"), fs::Permissions::from_mode(0o755)).unwrap();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let root = dir.path().display();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let text = format!(
+            "rootDir: {root}\ndataDir: {root}/file/data\naddr: tcp://{}\nwsAddr: ws://127.0.0.1:0\nhttpAddr: 127.0.0.1:0\nmanager:\n  addr: 127.0.0.1:0\n",
+            taken.local_addr().unwrap()
+        );
+        fs::write(&file, text).unwrap();
+        let env = Env::from_pairs([("WK_BIN_DIR", bin.to_str().unwrap())]);
+        let source = Source { file: Some(file), runtime: Some(dir.path().join("r")), ..Source::default() };
+        fs::write(dir.path().join("wukongim.service"), "[Service]\nTimeoutStopSec=90\n").unwrap();
+        let (found, config) = run(&source, &env, &[dir.path()]);
+        assert!(config.is_some());
+        assert_eq!(find(&found, "binary", "cluster").level, Level::Error);
+        assert!(find(&found, "binary", "gateway").text.contains("not executable"));
+        assert!(find(&found, "binary", "api").text.contains("not a program"));
+        assert!(find(&found, "ports", "held by pid").next.contains("addr"));
+        assert_eq!(find(&found, "folder", "data folder").level, Level::Error);
+        assert!(found.iter().filter(|f| f.level > Level::Fine).all(|f| !f.next.is_empty()));
+        let (text, code) = report(&found);
+        assert_eq!(code, 78);
+        assert!(text.contains("ERROR    ports"), "{text}");
+    }
+
+    #[test]
+    fn row_73_a_stop_that_may_outlast_the_unit_is_said_with_its_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("wukongim.service"), "[Service]\nTimeoutStopSec=90\n").unwrap();
+        let source = Source { data: Some(dir.path().to_path_buf()), runtime: Some(dir.path().join("r")), ..Source::default() };
+        let (found, _) = run(&source, &Env::default(), &[dir.path()]);
+        let deadline = find(&found, "deadlines", "TimeoutStopSec is 90 s");
+        assert_eq!(deadline.level, Level::Warning);
+        assert!(deadline.text.contains("gateway → cluster") && deadline.next.contains("TimeoutStopSec="), "{deadline:?}");
+    }
+
+    #[test]
+    fn row_79_the_kernel_is_probed_and_what_is_missing_is_named() {
+        let found = kernel();
+        assert!(["pidfd_open", "PIDFD_GET_INFO", "close_range", "io_uring"].iter().all(|w| found.iter().any(|f| f.text.contains(w))));
+        assert_eq!(find(&found, "kernel", "pidfd_open").level, Level::Fine, "the tests themselves need it");
+    }
+
+    #[test]
+    fn every_problem_of_the_file_is_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("wukongim.yaml");
+        fs::write(&file, "raft:\n  heartbeat: 1h\nworkers:\n  user: 99\nsupervisor:\n  adminGroup: no-such-group-here\n").unwrap();
+        let (found, config) = run(&Source { file: Some(file), ..Source::default() }, &Env::default(), &[]);
+        assert!(config.is_none());
+        find(&found, "configuration", "raft.heartbeat");
+        find(&found, "configuration", "workers.user");
+    }
+}

@@ -20,7 +20,8 @@ pub struct Settings {
     pub incarnation: Incarnation,
     /// PROXY headers.
     pub proxy: ProxyMode,
-    /// Peers that may send PROXY headers and `X-Forwarded-For`; empty: nobody in mode auto, everybody in mode required and for HTTP headers.
+    /// Peers that may send PROXY headers and `X-Forwarded-For`; empty: everybody, as in the original (wire protocol §2.4). What they say is shown
+    /// to people and decides nothing: the bound per address counts addresses of sockets.
     pub trusted: Arc<[Network]>,
     /// JSON-RPC is allowed.
     pub json: bool,
@@ -86,10 +87,10 @@ impl Settings {
         })
     }
 
-    /// True when this peer's PROXY header or forwarding headers are believed; `open`: what an empty list means.
+    /// True when this peer's PROXY header or forwarding headers are believed.
     #[must_use]
-    pub fn trusts(&self, peer: IpAddr, open: bool) -> bool {
-        if self.trusted.is_empty() { open } else { self.trusted.iter().any(|network| network.contains(peer)) }
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted.is_empty() || self.trusted.iter().any(|network| network.contains(peer))
     }
 }
 

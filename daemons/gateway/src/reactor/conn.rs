@@ -129,7 +129,7 @@ impl Conn {
         use wk_wire::detect::ProxyMode;
         let proxy = match settings.proxy {
             ProxyMode::Off => false,
-            ProxyMode::Auto => settings.trusts(peer.ip(), false),
+            ProxyMode::Auto => settings.trusts(peer.ip()),
             // Without a header, or from a stranger: closed by the first bytes.
             ProxyMode::Required => true,
         };

@@ -46,7 +46,7 @@ impl Conn {
         let required = cx.settings.proxy == ProxyMode::Required;
         match proxy::parse(rest) {
             Proxy::NeedMore => Ok(None),
-            Proxy::Header { consumed, source } if cx.settings.trusts(self.peer.ip(), required) => {
+            Proxy::Header { consumed, source } if cx.settings.trusts(self.peer.ip()) => {
                 self.peer = source.unwrap_or(self.peer);
                 self.skip_proxy();
                 Ok(Some(consumed))
@@ -61,7 +61,7 @@ impl Conn {
 
     /// Bytes of the request head; `None`: more are needed.
     fn upgrade(&mut self, rest: &[u8], cx: &mut Cx<'_>) -> Result<Option<usize>, End> {
-        match upgrade::parse(rest, cx.settings.trusts(self.peer.ip(), true)) {
+        match upgrade::parse(rest, cx.settings.trusts(self.peer.ip())) {
             Upgrade::NeedMore => Ok(None),
             Upgrade::Accept { consumed, response, forwarded } => {
                 cx.out.extend_from_slice(&response);

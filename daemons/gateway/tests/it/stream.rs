@@ -7,8 +7,9 @@ use wk_gateway::config::Settings;
 use wk_gateway::exchange::{CloseReason, Command, Event};
 use wk_link::item::{self, Body};
 use wk_types::Reason;
+use wk_wire::detect::ProxyMode;
 
-use crate::client::{Client, connect_frame, connect_version, send_frame};
+use crate::client::{Client, UPGRADE, connect_frame, connect_version, send_frame, ws_frame};
 use crate::rig::{Rig, settings};
 
 fn logged_in(rig: &Rig, uid: &str) -> (Client, wk_gateway::exchange::Login) {
@@ -267,9 +268,35 @@ fn proxy_headers_of_trusted_peers_name_the_client() {
     assert!(rig.login().peer.starts_with("127.0.0.1:"));
     rig.stop();
 
-    let rig = Rig::start(settings());
+    let elsewhere = Settings { trusted: Arc::from(["203.0.113.0/24".parse().unwrap()]), ..settings() };
+    let rig = Rig::start(elsewhere);
     let mut client = Client::connect(rig.tcp);
     client.send(b"PROXY TCP4 203.0.113.7 10.0.0.1 51234 5100\r\n");
     assert!(client.rest().is_empty(), "strangers may not say who they are");
+    rig.stop();
+}
+
+#[test]
+fn without_a_list_everybody_may_send_a_proxy_header() {
+    let rig = Rig::start(settings());
+    let v2 = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[203, 0, 113, 7, 10, 0, 0, 1], &51234_u16.to_be_bytes(), &[0, 0]].concat();
+    for header in [b"PROXY TCP4 203.0.113.7 10.0.0.1 51234 5100\r\n".to_vec(), v2] {
+        let mut client = Client::connect(rig.tcp);
+        client.send(&[header.clone(), connect_frame("ann")].concat());
+        assert_eq!(rig.login().peer, "203.0.113.7:51234");
+        let mut client = Client::connect(rig.ws);
+        client.send(&[header, UPGRADE.to_vec(), ws_frame(true, 2, &connect_frame("ann"))].concat());
+        assert_eq!(rig.login().peer, "203.0.113.7:51234");
+    }
+    // Beginnings that look alike are no headers.
+    let mut client = Client::connect(rig.tcp);
+    client.send(b"\r\n\r\n");
+    client.send(br#"{"method":"connect","id":1,"params":{"uid":"ann"}}"#);
+    assert!(rig.login().peer.starts_with("127.0.0.1:"));
+    rig.stop();
+    let rig = Rig::start(Settings { proxy: ProxyMode::Off, ..settings() });
+    let mut client = Client::connect(rig.tcp);
+    client.send(b"PROXY TCP4 203.0.113.7 10.0.0.1 51234 5100\r\n");
+    assert!(client.rest().is_empty(), "switched off");
     rig.stop();
 }

@@ -110,7 +110,7 @@ section! {
 named! {
     /// PROXY protocol on the client ports.
     ProxyMode {
-        /// Taken when it comes from a trusted address.
+        /// Taken when it comes, from a trusted address.
         #[default]
         Auto = "auto",
         /// Never expected.
@@ -125,7 +125,7 @@ section! {
     ProxyProtocol {
         /// Default auto.
         mode: ProxyMode = ProxyMode::Auto, "mode";
-        /// Addresses or networks (CIDR) that may send it. Default: none.
+        /// Addresses or networks (CIDR) that may send it, and `X-Forwarded-For`. Default: none named, then everybody may.
         trusted: Vec<String> = Vec::new(), "trusted";
     }
 }

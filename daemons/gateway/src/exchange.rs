@@ -184,7 +184,7 @@ pub enum Command {
     Ids(Vec<IdRun>),
     /// SENDs may be handed over again, see [`Shared::hold`].
     Resume,
-    /// Hand over no more SENDs, for good.
+    /// Accept nobody and hand over no more SENDs, for good; who is here already may still log in.
     Quiesce,
     /// Half-close every connection after its last byte, then close; answered by [`Event::Drained`]. The reactor then ends.
     Drain,
@@ -272,13 +272,14 @@ impl<T> Mailbox<T> {
     }
 }
 
-/// State that the hub writes and reactors read.
+/// State of hub and reactors that both look at.
 #[derive(Debug, Default)]
 pub struct Shared {
     /// Hand over no SENDs for now: a link is full. [`Command::Resume`] follows when it is lifted.
     pub hold: AtomicBool,
     /// Output of the process that is not sent yet.
     pub output: OutputBudget,
+    newcomers: AtomicU64,
     away: AwayBuckets,
 }
 
@@ -287,6 +288,22 @@ impl Shared {
     #[must_use]
     pub fn is_away(&self, bucket: Bucket) -> bool {
         self.away.get(bucket)
+    }
+
+    /// Connections that were accepted and whose CONNECT the hub does not know.
+    #[must_use]
+    pub fn newcomers(&self) -> u64 {
+        self.newcomers.load(Ordering::SeqCst)
+    }
+
+    /// A connection was accepted.
+    pub fn newcomer_came(&self) {
+        self.newcomers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The hub knows it now, or it ends without a CONNECT.
+    pub fn newcomer_left(&self) {
+        self.newcomers.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Says of which buckets an owner is away.

@@ -278,6 +278,12 @@ impl Hub {
         self.in_flight.open() + logins as u64
     }
 
+    /// Connections that have not sent their CONNECT.
+    #[must_use]
+    pub fn newcomers(&self) -> u64 {
+        self.shared.newcomers()
+    }
+
     /// Connections the workers know of.
     #[must_use]
     pub fn sessions(&self) -> usize {
@@ -285,6 +291,7 @@ impl Hub {
     }
 
     fn on_login(&mut self, mut login: Login) {
+        self.shared.newcomer_left();
         let connect = &login.connect;
         let body = self.encoder.encode(&item::Connect {
             conn: login.at.conn,

@@ -76,6 +76,8 @@ pub const TIMER_TICK: Duration = Duration::from_millis(64);
 pub const IDS_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How often the hub looks whether a full link has room again.
 pub const CONGESTION_CHECK: Duration = Duration::from_millis(5);
+/// Connections that were accepted before a quiesce may send their CONNECT for this long after it; the answer is then waited for.
+pub const QUIESCE_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Once quiesced and with every SEND answered, connections are closed when no worker has sent anything for this long.
 pub const QUIET_BEFORE_CLOSE: Duration = Duration::from_millis(100);
 /// How long the drain waits for CLOSED items to be settled.

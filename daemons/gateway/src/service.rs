@@ -1,8 +1,8 @@
 //! Builds the gateway and owns its start, quiesce and drain.
 //!
 //! Start: reactors (their rings prove that the kernel has what is needed) and the link socket → activation → links to the workers, message
-//! ids → ready → Admit arms accepting. Stop: quiesce (no accept, no SENDs; RECVACK and PING go on) → SENDs under way are answered → once the
-//! workers have nothing more to send, every connection is half-closed after its last byte and closed → CLOSED items are settled while the user
+//! ids → ready → Admit arms accepting. Stop: quiesce (no accept, no SENDs; RECVACK, PING and handshakes go on) → SENDs under way are answered, and
+//! whoever was accepted has his CONNACK or had 2 s for his CONNECT → once the workers have nothing more to send, every connection is half-closed after its last byte and closed → CLOSED items are settled while the user
 //! workers still run (until then we count as busy, so the supervisor waits) → SIGTERM → exit. A SIGTERM without a quiesce does all of it.
 
 use std::net::TcpListener;
@@ -27,7 +27,7 @@ use crate::exchange::{Command, Event, Mailbox, Shared, Transport};
 use crate::hub::{Hub, Parts};
 use crate::limits::{
     CONGESTION_CHECK, DRAIN_SETTLE_TIMEOUT, HANDSHAKE_TIMEOUT, IDS_BLOCK, IDS_RETRY_PAUSE, LINGER_TIMEOUT, LINK_BYTES_MAX, LINK_ITEMS_MAX,
-    QUIET_BEFORE_CLOSE,
+    QUIESCE_HANDSHAKE_TIMEOUT, QUIET_BEFORE_CLOSE,
 };
 use crate::metrics::Metrics;
 use crate::quarantine::Quarantine;
@@ -276,11 +276,14 @@ impl Gateway {
     }
 
     fn quiesce(&self, state: &mut Serving) {
-        if std::mem::replace(&mut state.quiesced, true) {
+        if state.greeting.is_some() {
             return;
         }
+        state.greeting = Some(Instant::now() + QUIESCE_HANDSHAKE_TIMEOUT);
         tracing::info!("quiescing: no new connections, no new sends");
         self.context.component("wk.gateway.accept").not_serving();
+        // Its answer comes after the last accepted connection was counted.
+        self.hub.lock().reports.accept_stopped = 0;
         self.reactors.main.post_one(Command::StopAccept);
         for reactor in &self.reactors.subs {
             reactor.post_one(Command::Quiesce);
@@ -290,7 +293,8 @@ impl Gateway {
     /// After a quiesce: ends the connections as soon as nobody has anything to say to them, so that the workers still hear of it.
     fn close_when_quiet(&self, state: &mut Serving) {
         let quiet_ms = u64::try_from(QUIET_BEFORE_CLOSE.as_millis()).unwrap_or(0);
-        if state.waits_for_quiet() && self.hub.lock().is_quiet(monotonic_ms(), quiet_ms) {
+        let hub = self.hub.lock();
+        if state.waits_for_quiet() && greeted(&hub, state.greeting) && hub.is_quiet(monotonic_ms(), quiet_ms) {
             state.closing = true;
             self.reactors.drain();
         }
@@ -301,7 +305,8 @@ impl Gateway {
         self.quiesce(state);
         let now = Instant::now();
         let deadline = self.context.drain_deadline().unwrap_or(now + SEND_DEADLINE);
-        let answered = |hub: &Hub| hub.open_work() == 0;
+        let greeting = state.greeting;
+        let answered = move |hub: &Hub| hub.open_work() == 0 && greeted(hub, greeting);
         self.until(state, deadline.min(now + SEND_DEADLINE + Duration::from_millis(500)), answered).await?;
         if !std::mem::replace(&mut state.closing, true) {
             self.reactors.drain();
@@ -352,8 +357,8 @@ struct Serving {
     events: Vec<Event>,
     /// `StopAccept` was asked for.
     stopping_accept: bool,
-    /// No new connections, no new SENDs.
-    quiesced: bool,
+    /// Set by the quiesce (no new connections, no new SENDs): until when those that were accepted before may log in.
+    greeting: Option<Instant>,
     /// The reactors were told to end their connections.
     closing: bool,
 }
@@ -361,8 +366,14 @@ struct Serving {
 impl Serving {
     /// Quiesced, and the connections are still open.
     fn waits_for_quiet(&self) -> bool {
-        self.quiesced && !self.closing
+        self.greeting.is_some() && !self.closing
     }
+}
+
+/// Everybody who was accepted has sent his CONNECT (who connects from now on is somebody else's), or had the time to.
+fn greeted(hub: &Hub, until: Option<Instant>) -> bool {
+    let all = hub.reports.accept_stopped > 0 && hub.newcomers() == 0;
+    all || until.is_some_and(|until| Instant::now() >= until)
 }
 
 /// Requests of the supervisor.
@@ -382,7 +393,7 @@ fn in_flight(hub: &Mutex<Hub>, context: &Context) -> InFlight {
     let hub = hub.lock();
     let draining = context.drain_deadline().is_some();
     let connections = u64::try_from(hub.sessions()).unwrap_or(u64::MAX);
-    let closing = if context.quiescing() { connections } else { 0 };
+    let closing = if context.quiescing() { connections + hub.newcomers() } else { 0 };
     let unsettled = if draining { hub.open_work() } else { hub.unsettled().max(hub.open_work()).max(closing) };
     InFlight { unsettled, connections, ..InFlight::default() }
 }

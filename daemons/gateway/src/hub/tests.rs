@@ -86,6 +86,7 @@ impl Bench {
             client_timestamp: 5,
             client_key: String::new(),
         };
+        self.hub.shared.newcomer_came();
         self.hub.on_event(Event::Login(Box::new(Login {
             at: AT,
             connect,

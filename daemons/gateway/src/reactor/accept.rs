@@ -76,6 +76,7 @@ impl Reactor {
         match completion.into_socket() {
             Ok(socket) => {
                 self.common.metrics.accepted.inc();
+                self.common.shared.newcomer_came();
                 match self.place.targets.get(self.next_target) {
                     Some(target) => {
                         target.post_one(Command::Adopt(socket, transport));
@@ -136,6 +137,7 @@ impl Reactor {
         if self.draining || !self.place.addresses.enter(peer.ip()) {
             let reason = if self.draining { CloseReason::Stopping } else { CloseReason::AddressLimit };
             self.common.metrics.closed.at(reason.index()).inc();
+            self.common.shared.newcomer_left();
             return;
         }
         self.generation = self.generation.wrapping_add(1) & GENERATION_MASK;

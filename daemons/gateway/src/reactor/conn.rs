@@ -229,9 +229,6 @@ impl Conn {
         cx.metrics.connect.add(len);
         self.version = Version::negotiate(connect.version);
         self.dialect = dialect;
-        if cx.quiesced {
-            return Err(End::at_once(CloseReason::Stopping));
-        }
         if let Err(reason) = ids::check_connect(&connect) {
             self.refuse(&connect, id.as_ref(), reason, cx);
             return Err(End::after_flush(CloseReason::Refused));

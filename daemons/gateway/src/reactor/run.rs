@@ -258,6 +258,9 @@ impl Reactor {
                 ending.end.flush = true;
                 slot.ending = Some(ending);
             }
+            if !slot.conn.known {
+                self.common.shared.newcomer_left();
+            }
             slot.conn.end(close_ms);
             if ending.end.flush {
                 self.insert_timer(index, close_ms);
@@ -318,14 +321,9 @@ impl Reactor {
         }
     }
 
-    /// No accepts, no more SENDs, and nobody new: connections that have not said who they are are closed.
+    /// No accepts and no more SENDs. Who was accepted is served his handshake all the same: he would come again, but had been refused.
     fn on_quiesce(&mut self) -> io::Result<()> {
         self.desk.quiesced = true;
-        let early = |s: &Slot| matches!(s.conn.stage, Stage::Start | Stage::Upgrade | Stage::Detect | Stage::Login);
-        let strangers: Vec<usize> = self.slots.iter().filter(|(_, s)| early(s)).map(|(i, _)| i).collect();
-        for index in strangers {
-            self.end(index, End::at_once(CloseReason::Stopping));
-        }
         self.cancel_accepts()
     }
 

@@ -3,7 +3,7 @@
 use wk_gateway::config::Settings;
 use wk_gateway::exchange::{CloseReason, Command, Event};
 
-use crate::client::{Client, connect_frame, send_frame};
+use crate::client::{Client, UPGRADE, connect_frame, send_frame, ws_frame};
 use crate::rig::{Rig, settings};
 
 #[test]
@@ -61,13 +61,11 @@ fn quiesce_takes_no_sends_but_answers_and_pings_go_on_and_drain_loses_no_byte() 
     let login = rig.login();
     rig.accept(&login);
     client.frame();
-    let mut stranger = Client::connect(rig.tcp);
     client.send(&send_frame(1, b"x"));
     let send = rig.send();
-    for sub in &rig.reactors.subs {
-        sub.post_one(Command::Quiesce);
-    }
-    assert!(stranger.rest().is_empty());
+    rig.post(login.at, Command::Quiesce);
+    rig.reactors.main.post_one(Command::StopAccept);
+    rig.wait(|e| matches!(e, Event::AcceptStopped(_)).then_some(()));
     client.send(&[send_frame(2, b"y"), vec![0x70]].concat());
     assert_eq!(client.frame(), [0x80]);
     assert!(rig.none(|e| matches!(e, Event::Send(_))));
@@ -81,6 +79,50 @@ fn quiesce_takes_no_sends_but_answers_and_pings_go_on_and_drain_loses_no_byte() 
     assert_eq!(got[0] >> 4, 4);
     assert_eq!(got[19..], tail);
     assert_eq!(rig.closed_reason(), CloseReason::Stopping);
+    rig.wait(|e| matches!(e, Event::Drained(_)).then_some(()));
+    rig.reactors.join();
+}
+
+#[test]
+fn who_came_before_the_quiesce_gets_a_handshake() {
+    let rig = Rig::with(settings(), 2);
+    let mut tcp = Client::connect(rig.tcp);
+    let mut ws = Client::connect(rig.ws);
+    let mut begun = Client::connect(rig.tcp);
+    let mut silent = [Client::connect(rig.tcp), Client::connect(rig.ws)];
+    let frame = connect_frame("begun");
+    begun.send(&frame[..5]);
+    rig.until(|| rig.metrics.conns.get() == 5);
+    assert_eq!(rig.shared.newcomers(), 5);
+    rig.reactors.main.post_one(Command::StopAccept);
+    for sub in &rig.reactors.subs {
+        sub.post_one(Command::Quiesce);
+    }
+    rig.wait(|e| matches!(e, Event::AcceptStopped(_)).then_some(()));
+    tcp.send(&connect_frame("tcp"));
+    rig.accept(&rig.login());
+    assert_eq!(tcp.frame()[0] >> 4, 2);
+    begun.send(&frame[5..]);
+    rig.accept(&rig.login());
+    assert_eq!(begun.frame()[0] >> 4, 2);
+    ws.send(&[UPGRADE, &ws_frame(true, 2, &connect_frame("ws"))].concat());
+    rig.accept(&rig.login());
+    while !ws.bytes(1).ends_with(b"\n") || ws.bytes(1) != b"\r" {}
+    ws.bytes(1);
+    assert_eq!(ws.ws().1[0] >> 4, 2);
+    // The hub has been told of three; those that say nothing are left.
+    assert_eq!(rig.shared.newcomers(), 5);
+    (0..3).for_each(|_| rig.shared.newcomer_left());
+    rig.reactors.drain();
+    for client in &mut silent {
+        assert!(client.clean_rest().is_empty());
+    }
+    assert_eq!(ws.ws(), (8, vec![0x03, 0xe9]));
+    for client in [&mut tcp, &mut begun, &mut ws] {
+        assert!(client.clean_rest().is_empty());
+        assert_eq!(rig.closed_reason(), CloseReason::Stopping);
+    }
+    assert_eq!(rig.shared.newcomers(), 0);
     rig.wait(|e| matches!(e, Event::Drained(_)).then_some(()));
     rig.reactors.join();
 }

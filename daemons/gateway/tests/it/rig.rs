@@ -117,6 +117,15 @@ impl Rig {
         !waiting.iter().any(pick)
     }
 
+    /// Waits for something that makes no event.
+    pub(crate) fn until(&self, done: impl Fn() -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !done() {
+            assert!(Instant::now() < deadline, "it does not come");
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn login(&self) -> Login {
         // Events are not Clone: take the parts the tests need.
         self.wait(|event| match event {

@@ -5,6 +5,8 @@ mod book;
 mod command;
 mod end;
 mod inherit;
+#[cfg(test)]
+mod late;
 mod reload;
 mod replace;
 mod signal;

@@ -205,6 +205,11 @@ impl Ledger {
         Ok(text)
     }
 
+    /// The file is gone: the next [`Self::save`] writes everything.
+    pub fn begin_anew(&mut self) {
+        self.file = None;
+    }
+
     /// The node has ended in order: nothing is left to take over.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ pub mod ledger;
 pub mod limits;
 pub mod listeners;
 pub mod logs;
+pub mod mend;
 pub mod metrics;
 pub mod notify;
 pub mod orphans;

@@ -137,3 +137,7 @@ pub const WORK_WINDOW: Duration = Duration::from_millis(2500);
 pub const START_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// A cluster daemon that flushes and flushes is killed after this time.
 pub const HARD_STOP: Duration = Duration::from_secs(300);
+/// Period in which the sockets of the runtime folder are looked for.
+pub const MEND_EVERY: Duration = Duration::from_secs(5);
+/// Pause after an accept that failed, for want of descriptors mostly.
+pub const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);

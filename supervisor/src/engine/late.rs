@@ -1,0 +1,29 @@
+//! Liveness and our own lateness.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{FactSender, Msg};
+use crate::limits::{LIVE_EVERY, LIVE_TIMEOUT};
+use crate::table::Fact;
+
+/// The host stood still for a while: the daemon could not answer, and we could not ask.
+#[tokio::test(start_paused = true)]
+async fn row_14_a_check_that_we_were_late_for_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tx, mut rx) = mpsc::channel(8);
+    let facts = FactSender { tx, name: "api@0".parse().unwrap(), generation: 1 };
+    let began = Instant::now();
+    let nobody = wk_rpc::dial_lazy(dir.path().join("nobody.sock"));
+    let live = tokio::spawn(crate::ready::live(nobody, facts, std::process::id()));
+    tokio::task::yield_now().await;
+    let stall = LIVE_EVERY + LIVE_TIMEOUT * 2;
+    tokio::time::advance(stall).await;
+    let first = rx.recv().await;
+    assert!(matches!(first, Some(Msg::Fact(_, 1, Fact::Alive(false)))), "{first:?}");
+    assert!(began.elapsed() >= stall + LIVE_EVERY, "the late check was counted: {:?}", began.elapsed());
+    assert!(began.elapsed() < stall + LIVE_EVERY + Duration::from_secs(5));
+    live.abort();
+}

@@ -9,6 +9,7 @@ mod proc;
 mod report;
 mod silent;
 mod start;
+mod supervisor;
 mod table;
 
 use std::path::PathBuf;
@@ -70,7 +71,9 @@ enum What {
     Sizes,
     /// CPU per message with the pools in processes of their own against all in one
     Pools,
-    /// Everything but `sizes`, then a table beside the goals
+    /// Our supervisor beside those that are installed: restarts, memory, idleness, starts, stops, adoption
+    Supervisor(supervisor::SupervisorOptions),
+    /// Everything but `sizes` and `supervisor`, then a table beside the goals
     All {
         /// `sizes` too
         #[arg(long)]
@@ -90,7 +93,11 @@ struct Bench {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let root = root();
-    let bin = if options.no_build { crate::build::folder(&root, true) } else { programs(&root, true, &["wk-load"])? };
+    let bin = match &options.what {
+        _ if options.no_build => crate::build::folder(&root, true),
+        What::Supervisor(_) => supervisor::programs(&root)?,
+        _ => programs(&root, true, &["wk-load"])?,
+    };
     let bench = Bench { bin, runs: options.runs, seconds: options.seconds, config: options.config.clone() };
     match &options.what {
         What::Send { connections, in_flight, payload } => {
@@ -106,6 +113,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         What::Groups => bench.groups().map(drop),
         What::Sizes => bench.sizes().map(drop),
         What::Pools => bench.pools().map(drop),
+        What::Supervisor(what) => supervisor::run(what, &bench.bin, bench.runs),
         What::All { long } => bench.all(*long),
     }
 }

@@ -99,7 +99,7 @@ fn watched(node: &BenchNode, fresh: bool) -> anyhow::Result<Value> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a tool without a runtime that watches a program for a stated time")]
-fn wait(time: Duration) {
+pub(super) fn wait(time: Duration) {
     std::thread::sleep(time);
 }
 

@@ -37,6 +37,7 @@ const CRATES: &[(&str, Layer)] = &[
     ("wk-worker", Layer::Program),
     ("wk-plugin-host", Layer::Program),
     ("wk-testkit", Layer::Testkit),
+    ("wk-bench-child", Layer::Tool),
     ("wk-load", Layer::Tool),
     ("xtask", Layer::Xtask),
 ];

@@ -9,7 +9,6 @@ use wk_proto::lifecycle::v1::lifecycle_client::LifecycleClient;
 use wk_proto::lifecycle::v1::{ActivateRequest, AdmitRequest, InFlightRequest, MetricsRequest, QuiesceRequest};
 use wk_types::{Daemon, InstanceName};
 
-use crate::engine::ReportSender;
 use crate::limits::{CALL_TIMEOUT, CLOSE_DEADLINE, HEALTH_RETRY, INFLIGHT_EVERY};
 use crate::table::Report;
 
@@ -51,18 +50,21 @@ pub(crate) async fn metrics(channel: Channel, within: Duration) -> Result<String
 
 /// First phase of a stop (architecture §8a): the edge takes nothing new, what was accepted runs dry, cursors are flushed, connections close.
 ///
-/// Counts go to `reports` as they change; the last one says that nothing is left to wait for. The table holds the deadline and drops this.
-pub(crate) async fn quiesce(daemons: Vec<(InstanceName, Channel)>, deadline: Duration, reports: ReportSender) {
+/// Counts go to `tell_counts` as they change; the last one says that nothing is left to wait for. The table holds the deadline and drops this.
+pub(crate) async fn quiesce<F>(daemons: Vec<(InstanceName, Channel)>, deadline: Duration, tell_counts: impl Fn(Report, bool) -> F)
+where
+    F: Future<Output = ()>,
+{
     let until = Instant::now() + deadline;
     let edge = |name: &InstanceName| matches!(name.daemon, Daemon::Gateway | Daemon::Api);
     let (report, ()) = tokio::join!(in_flight(&daemons), tell(daemons.iter().filter(|(n, _)| edge(n)), deadline));
-    reports.send(report, false).await;
+    tell_counts(report, false).await;
     // Work may be between two counters for a moment: only the second zero in a row counts.
     let mut zeros = 0;
     while zeros < 2 && Instant::now() < until {
         let report = in_flight(&daemons).await;
         zeros = if report.unsettled == 0 { zeros + 1 } else { 0 };
-        reports.send(report, false).await;
+        tell_counts(report, false).await;
         sleep(INFLIGHT_EVERY).await;
     }
     let workers = daemons.iter().filter(|(n, _)| matches!(n.daemon, Daemon::Worker(_)));
@@ -70,7 +72,7 @@ pub(crate) async fn quiesce(daemons: Vec<(InstanceName, Channel)>, deadline: Dur
     // No time left (0) tells the gateway that everything is settled: it closes its connections now, so that their owners still hear of it.
     tell(daemons.iter().filter(|(n, _)| n.daemon == Daemon::Gateway), Duration::ZERO).await;
     let report = closed(&daemons).await;
-    reports.send(report, true).await;
+    tell_counts(report, true).await;
 }
 
 /// Waits for the connections to go, as long as they go.

@@ -109,6 +109,9 @@ pub fn main(env: &Env) -> u8 {
 
 async fn run(cli: Cli, env: &Env) -> Result<u8, Failure> {
     let Cli { runtime, node, output, command } = cli;
+    if matches!(command, Command::Quiesce) {
+        return systemd::quiesce::run(runtime.as_deref(), env).await;
+    }
     let of_a_node = !matches!(command, Command::Completion { .. } | Command::Man { .. });
     if of_a_node && systemd::applies(runtime.as_deref(), node, env) {
         return systemd::run(command, output, env).await;

@@ -236,6 +236,9 @@ pub(super) enum Command {
     },
     /// Puts the binary that lies at the supervisor's path now in its place; all daemons go on
     Reexec,
+    /// Quiesces a node of systemd units before its stop: nothing new is taken, what was accepted is finished. Run by wk-quiesce.service
+    #[command(hide = true)]
+    Quiesce,
     /// Metrics of the supervisor and of all daemons, Prometheus text
     Metrics,
     /// Prints a completion script

@@ -1,6 +1,7 @@
 //! `wkctl` on a node of systemd units (`wukongim.target`): status, start, stop, restart, scale and logs through `systemctl` and `journalctl`.
 //! Everything else only the supervisor can do, and is answered so.
 
+pub(super) mod quiesce;
 mod units;
 
 use std::io::{self, Write};
@@ -130,7 +131,7 @@ fn loaded() -> Result<Vec<String>, Failure> {
 fn act(verb: &str, names: &[String], waiting: &Waiting) -> Result<u8, Failure> {
     let units = match names {
         // The stop of a target does not wait for what stops with it.
-        [] if verb == "stop" => std::iter::once(TARGET.to_owned()).chain(loaded()?).collect(),
+        [] if verb == "stop" => [TARGET, "wk-quiesce.service"].map(str::to_owned).into_iter().chain(loaded()?).collect(),
         [] => vec![TARGET.to_owned()],
         names => units::select(names, &loaded()?)?,
     };

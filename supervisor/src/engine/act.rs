@@ -54,7 +54,12 @@ impl Engine {
                 }
                 Action::Quiesce { op, deadline } => {
                     let daemons = self.children.iter().map(|(n, c)| (*n, c.channel.clone())).collect();
-                    self.quiesce.spawn(calls::quiesce(daemons, deadline, ReportSender { tx: self.tx.clone(), op }));
+                    let reports = ReportSender { tx: self.tx.clone(), op };
+                    let send = move |report, done| {
+                        let reports = reports.clone();
+                        async move { reports.send(report, done).await }
+                    };
+                    self.quiesce.spawn(calls::quiesce(daemons, deadline, send));
                 }
                 Action::OpText { op, instance, text } => self.op_text(op, instance, text),
                 Action::OpEnd(op, end) => {

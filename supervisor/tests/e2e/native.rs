@@ -77,6 +77,27 @@ async fn a_further_worker_takes_a_share_and_gives_it_back() -> anyhow::Result<()
     check(&node.api()?, PAIRS, &acked).await.map_err(|e| e.context(node.story()))
 }
 
+/// What `wk-quiesce.service` runs before the stop: everything sent is answered, then connections close; nothing is lost.
+#[tokio::test]
+async fn a_quiesce_answers_what_was_sent_and_closes_the_connections() -> anyhow::Result<()> {
+    let mut node = Native::start("").await?;
+    let load = Load::start(node.tcp()?, PAIRS);
+    load.reach(200).await?;
+    let mut command = tokio::process::Command::new(wk_testkit::node::bin_dir()?.join("wkctl"));
+    let output = command.arg("--runtime").arg(node.runtime()).arg("quiesce").output().await?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.starts_with("quiesced: lost 0 ") && text.trim_end().ends_with("connections 0"), "{text}{output:?}\n{}", node.story());
+    let acked = load.finish().await?;
+    for daemon in Daemon::ALL.into_iter().rev() {
+        node.end(InstanceName { daemon, slot: 0 }, Signal::SIGTERM).await?;
+    }
+    for daemon in Daemon::ALL {
+        node.spawn(InstanceName { daemon, slot: 0 })?;
+        node.ready(InstanceName { daemon, slot: 0 }).await?;
+    }
+    check(&node.api()?, PAIRS, &acked).await.map_err(|e| e.context(node.story()))
+}
+
 /// A worker that was stopped (SIGSTOP) is found by its neighbours, killed by the host of the table, and started again by systemd.
 #[tokio::test]
 async fn a_hung_worker_is_found_and_killed() -> anyhow::Result<()> {

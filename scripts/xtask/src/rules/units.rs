@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use crate::steps::{quiet, say};
 
 /// Highest exposure of a unit, times ten (`systemd-analyze security`). Source: `design/supervisor.md` §4.13.
-const EXPOSURE: [(&str, u32); 8] = [
+const EXPOSURE: [(&str, u32); 9] = [
     ("wukongim.service", 16),
     ("wk-cluster.service", 12),
     ("wk-gateway.service", 12),
@@ -18,6 +18,7 @@ const EXPOSURE: [(&str, u32); 8] = [
     ("wk-worker-channel@.service", 12),
     ("wk-worker-push@.service", 12),
     ("wk-plugin-host.service", 5),
+    ("wk-quiesce.service", 5),
 ];
 
 /// Verifies all units and measures the services. Without `systemd-analyze` it says that it did not.

@@ -65,7 +65,9 @@ where
         let report = in_flight(&daemons).await;
         zeros = if report.unsettled == 0 { zeros + 1 } else { 0 };
         tell_counts(report, false).await;
-        sleep(INFLIGHT_EVERY).await;
+        if zeros < 2 {
+            sleep(INFLIGHT_EVERY).await;
+        }
     }
     let workers = daemons.iter().filter(|(n, _)| matches!(n.daemon, Daemon::Worker(_)));
     tell(workers, until.saturating_duration_since(Instant::now())).await;

@@ -254,7 +254,7 @@ impl Engine {
             hold_until: None,
             sockets: None,
             cgroups: None,
-            spare: spare_fds(),
+            spare: spare_fds(SPARE_FDS),
             trial: None,
             tries: JoinSet::new(),
             counters,
@@ -311,7 +311,7 @@ impl Engine {
             let wake = self.wake();
             // All branches are cancel-safe: channel receives, a signal stream, a timer.
             tokio::select! {
-                Some(msg) = self.rx.recv() => self.on_message(msg),
+                Some(msg) = self.rx.recv() => self.on_messages(msg),
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(signal) = signals.next() => self.on_signal(signal),
                 () = sleep_until(wake) => {}
@@ -400,6 +400,15 @@ impl Engine {
         }
     }
 
+    /// What came together is published and written down once: a hundred ends cost one look at the whole, not a hundred.
+    fn on_messages(&mut self, first: Msg) {
+        self.on_message(first);
+        for _ in 0..FACTS_MAX {
+            let Ok(msg) = self.rx.try_recv() else { return };
+            self.on_message(msg);
+        }
+    }
+
     fn on_message(&mut self, msg: Msg) {
         let now = self.now();
         let actions = match msg {
@@ -458,9 +467,9 @@ impl Engine {
 }
 
 /// Descriptors that are given up when there are no others.
-fn spare_fds() -> Vec<OwnedFd> {
+fn spare_fds(count: usize) -> Vec<OwnedFd> {
     let null = || std::fs::File::open("/dev/null").map(OwnedFd::from);
-    (0..SPARE_FDS).map_while(|_| null().ok()).collect()
+    (0..count).map_while(|_| null().ok()).collect()
 }
 
 async fn sleep_until(at: Option<Instant>) {

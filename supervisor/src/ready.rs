@@ -1,6 +1,5 @@
 //! Readiness and liveness of one generation, over its health socket.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -10,7 +9,7 @@ use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use wk_rpc::dial::{DialOptions, dial_with};
+use wk_rpc::dial::DialOptions;
 use wk_rpc::serve::INSTANCE_HEADER;
 
 use crate::engine::FactSender;
@@ -22,15 +21,15 @@ use crate::table::Fact;
 const READY: &str = "wk.ready";
 /// Answered by the executor that does the daemon's work.
 const LIVE: &str = "wk.live";
-/// HTTP/2 pings, also while idle. Source: `design/supervisor.md` §4.5.
-const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+/// The one connection to a daemon: HTTP/2 pings, also while idle. Source: `design/supervisor.md` §4.5.
+pub(crate) const DIAL: DialOptions = DialOptions { keep_alive: Some((Duration::from_secs(5), Duration::from_secs(5))) };
 
 /// Follows `wk.ready` for the life of a generation; `up`: it has answered before, so that silence is a loss. Never returns; the owner drops
 /// it when the process has ended.
-pub(crate) async fn watch(socket: PathBuf, identity: String, facts: FactSender, mut up: bool) {
+pub(crate) async fn watch(channel: Channel, identity: String, facts: FactSender, mut up: bool) {
     let mut lost_since: Option<Instant> = None;
     loop {
-        let end = watch_once(&socket, &identity, &facts, &mut up, &mut lost_since).await;
+        let end = watch_once(&channel, &identity, &facts, &mut up, &mut lost_since).await;
         if let Err(WatchEnd::Stranger(text)) = &end {
             facts.send(Fact::Identity(text.clone())).await;
             return std::future::pending().await;
@@ -55,14 +54,13 @@ enum WatchEnd {
 }
 
 async fn watch_once(
-    socket: &PathBuf,
+    channel: &Channel,
     identity: &str,
     facts: &FactSender,
     up: &mut bool,
     lost_since: &mut Option<Instant>,
 ) -> Result<(), WatchEnd> {
-    let channel = dial_with(socket, DialOptions { keep_alive: Some(PING) }).await.map_err(|_| WatchEnd::Lost)?;
-    let mut client = HealthClient::new(channel);
+    let mut client = HealthClient::new(channel.clone());
     let request = HealthCheckRequest { service: READY.into() };
     let response =
         if *up { timeout(HEALTH_GRACE, client.watch(request)).await.map_err(|_| WatchEnd::Lost)? } else { client.watch(request).await };

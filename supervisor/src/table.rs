@@ -369,21 +369,34 @@ impl Table {
 
     /// Drains an unwanted process as soon as nothing that is also leaving needs it.
     fn release(&mut self, now: Time, name: InstanceName) {
-        // One that the kernel does not let go must not keep the others for ever.
-        let holds = |i: &Instance| i.live() && !self.stuck(i.name) && !self.wanted(i.name);
-        let needed = self.instances.values().any(|i| holds(i) && self.spec.depends(i.name.daemon, name.daemon));
+        // Asked for every instance in every step: what most of them answer comes first, what looks at others last.
         let ending = self.instances.get(&name).and_then(|i| i.run.as_ref()).is_some_and(|r| r.ending.is_some());
-        if !needed && !ending {
-            let step = if self.ops.iter().any(|o| o.covers(name) && o.request.flags.now) { EndStep::Kill } else { EndStep::Term };
-            self.end(now, name, None, step);
+        if ending || self.spec.daemons.keys().any(|d| self.leaving(*d) && self.spec.depends(*d, name.daemon)) {
+            return;
         }
+        let step = if self.ops.iter().any(|o| o.covers(name) && o.request.flags.now) { EndStep::Kill } else { EndStep::Term };
+        self.end(now, name, None, step);
+    }
+
+    /// Some process of this daemon is there and no longer wanted. One that the kernel does not let go must not keep the others for ever.
+    fn leaving(&self, daemon: Daemon) -> bool {
+        self.of(daemon).any(|i| i.live() && !self.stuck(i.name) && !self.wanted(i.name))
+    }
+
+    /// Slots of a daemon.
+    fn of(&self, daemon: Daemon) -> impl Iterator<Item = &Instance> {
+        let slot = |slot| InstanceName { daemon, slot };
+        self.instances.range(slot(u16::MIN)..=slot(u16::MAX)).map(|(_, instance)| instance)
     }
 
     fn activate(&mut self, now: Time, name: InstanceName) {
-        let ready = self.requires_ready(name.daemon);
+        let waits = |i: &Instance| i.run.as_ref().is_some_and(|r| r.ending.is_none() && r.times.activate.is_none());
+        if !self.instances.get(&name).is_some_and(waits) || !self.requires_ready(name.daemon) {
+            return;
+        }
         let Some(instance) = self.instances.get_mut(&name) else { return };
         let generation = instance.generation;
-        if let Some(run) = instance.run.as_mut().filter(|r| ready && r.ending.is_none() && r.times.activate.is_none()) {
+        if let Some(run) = instance.run.as_mut() {
             run.times.activate = Some(now);
             self.out.push(Action::Activate(name, generation));
             self.first_ready(now, name);
@@ -407,7 +420,7 @@ impl Table {
             return;
         }
         let required = self.spec.daemons.iter().filter(|(_, spec)| spec.required).map(|(daemon, _)| *daemon);
-        self.admitted |= rules::complete(required, self.readiness());
+        self.admitted = self.admitted || rules::complete(required, self.readiness());
         if !self.admitted {
             return;
         }

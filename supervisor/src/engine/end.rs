@@ -37,7 +37,7 @@ impl Engine {
         let Some(child) = self.children.remove(&name) else { return Vec::new() };
         let exit = child.process.reap();
         self.notifier.forget(&Passed::child_name(name));
-        self.spare.extend(spare_fds().into_iter().take(SPARE_FDS - self.spare.len()));
+        self.spare.extend(spare_fds(SPARE_FDS - self.spare.len()));
         self.table.step(self.now(), name, generation, Fact::Exited(exit))
     }
 

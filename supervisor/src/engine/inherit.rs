@@ -79,14 +79,14 @@ impl Engine {
     /// Everything that watches a process of ours. `up`: it has answered before.
     pub(super) fn watch_child(&mut self, name: wk_types::InstanceName, generation: u64, found: Found, up: bool) {
         let (health, _) = self.config.sockets(name, generation);
-        let channel = wk_rpc::dial_lazy(health.clone());
+        let channel = wk_rpc::dial::dial_lazy_with(health, ready::DIAL);
         let facts = FactSender { tx: self.tx.clone(), name, generation };
         let identity = found.marker.identity();
         let Found { pid, start_time, process, .. } = found;
         let leaf = self.cgroups.as_ref().map(|c| c.leaf(name)).filter(|leaf| leaf.holds(pid));
         let process = process.within(leaf);
         let mut tasks = JoinSet::new();
-        tasks.spawn(ready::watch(health, identity, facts.clone(), up));
+        tasks.spawn(ready::watch(channel.clone(), identity, facts.clone(), up));
         tasks.spawn(ready::live(channel.clone(), facts, pid));
         tasks.spawn(ended(process.clone(), self.tx.clone(), name, generation));
         self.notifier.store(&Passed::child_name(name), process.pidfd());

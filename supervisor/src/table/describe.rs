@@ -214,8 +214,7 @@ impl Table {
 
     /// Requirements that are not ready.
     fn missing(&self, _now: Time, name: InstanceName) -> impl Iterator<Item = &Instance> {
-        let required: Vec<Daemon> = self.spec.requires(name.daemon).collect();
-        self.instances.values().filter(move |i| required.contains(&i.name.daemon) && !i.ready())
+        self.spec.requires(name.daemon).flat_map(|daemon| self.of(daemon)).filter(|i| !i.ready())
     }
 
     fn describe(&self, now: Time, instance: &Instance) -> (State, String) {

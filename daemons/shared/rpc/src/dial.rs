@@ -57,7 +57,13 @@ pub async fn dial_with(path: impl Into<PathBuf>, options: DialOptions) -> Result
 /// A channel that connects with its first call.
 #[must_use]
 pub fn dial_lazy(path: impl Into<PathBuf>) -> Channel {
-    endpoint(DialOptions::default()).connect_with_connector_lazy(Connector { path: path.into() })
+    dial_lazy_with(path, DialOptions::default())
+}
+
+/// A channel that connects with its first call, with options.
+#[must_use]
+pub fn dial_lazy_with(path: impl Into<PathBuf>, options: DialOptions) -> Channel {
+    endpoint(options).connect_with_connector_lazy(Connector { path: path.into() })
 }
 
 fn endpoint(options: DialOptions) -> Endpoint {

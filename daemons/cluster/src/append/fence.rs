@@ -69,6 +69,17 @@ mod tests {
         assert!(fences.admit(Bucket::of("other"), &owner(0, 1, 1)), "buckets are independent");
     }
 
+    /// A slot that has lost a bucket still sends what it holds, with the epoch at which it gained its buckets.
+    #[test]
+    fn what_the_old_slot_still_sends_does_not_shut_the_new_one_out() {
+        let fences = Fences::default();
+        let bucket = Bucket::of("g");
+        assert!(fences.admit(bucket, &owner(0, 1, 5)));
+        assert!(fences.admit(bucket, &owner(0, 1, 5)), "after the scale, before the new owner is up");
+        assert!(fences.admit(bucket, &owner(2, 1, 6)));
+        assert!(!fences.admit(bucket, &owner(0, 1, 5)));
+    }
+
     #[test]
     fn a_restarted_supervisor_counts_from_one_and_its_lives_are_newer() {
         let fences = Fences::default();

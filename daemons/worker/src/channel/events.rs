@@ -106,6 +106,9 @@ pub struct Run {
     flushing: Vec<oneshot::Sender<()>>,
     /// Epoch of the first node table.
     born: Option<u64>,
+    /// Epoch at which we gained buckets last. A scale lets a slot gain or lose, never both (rendezvous), so what we still send for buckets
+    /// that we have lost bears an epoch below that of their new owner.
+    gained: u64,
 }
 
 impl ChannelPool {
@@ -150,7 +153,9 @@ impl ChannelPool {
         if table.epoch > 0 {
             self.run.born.get_or_insert(table.epoch);
         }
-        self.channels.table(&table, self.me.slot, &mut self.links);
+        if self.channels.table(&table, self.me.slot, &mut self.links) {
+            self.run.gained = table.epoch;
+        }
     }
 
     fn event(&mut self, event: Event<Ask>, at: Now) {
@@ -255,7 +260,7 @@ impl ChannelPool {
 
     /// Who we are to the cluster, which refuses older owners of a bucket.
     fn owner(&self) -> pb::Owner {
-        let epoch = self.table.get().epoch;
+        let epoch = self.run.gained;
         pb::Owner {
             slot: u32::from(self.me.slot),
             generation: self.generation,

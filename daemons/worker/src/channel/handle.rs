@@ -211,7 +211,7 @@ impl Channels {
     }
 
     /// Takes over a node table; `my_slot` is our slot in the channel pool.
-    pub fn table(&mut self, table: &wk_rpc::Table, my_slot: u16, out: &mut impl Out) {
+    pub fn table(&mut self, table: &wk_rpc::Table, my_slot: u16, out: &mut impl Out) -> bool {
         if self.owners.set(table.pool_slots(Daemon::Worker(Pool::Push))) {
             // Tags of the old grouping are rebuilt with their next use.
             while let Some(chan) = self.blocked.pop_front() {
@@ -219,13 +219,11 @@ impl Channels {
             }
         }
         let slots = table.pool_slots(Daemon::Worker(Pool::Channel));
-        if !slots.is_empty() {
-            self.share(|bucket| wk_types::owner_slot(bucket, slots) == Some(my_slot), out);
-        }
+        !slots.is_empty() && self.share(|bucket| wk_types::owner_slot(bucket, slots) == Some(my_slot), out)
     }
 
-    /// Sets which buckets are ours; those we gain are activated.
-    pub fn share(&mut self, owned: impl Fn(Bucket) -> bool, out: &mut impl Out) {
+    /// Sets which buckets are ours; those we gain are activated. True when there are any.
+    pub fn share(&mut self, owned: impl Fn(Bucket) -> bool, out: &mut impl Out) -> bool {
         let mut gained = Vec::new();
         for (bucket, state) in Bucket::all().zip(&mut self.buckets) {
             let now = owned(bucket);
@@ -235,14 +233,16 @@ impl Channels {
             }
             state.owned = now;
         }
-        if !gained.is_empty() {
-            for (_, chan) in &mut self.chans {
-                if gained.contains(&chan.bucket.index()) {
-                    chan.forget();
-                }
-            }
-            out.activate(gained);
+        if gained.is_empty() {
+            return false;
         }
+        for (_, chan) in &mut self.chans {
+            if gained.contains(&chan.bucket.index()) {
+                chan.forget();
+            }
+        }
+        out.activate(gained);
+        true
     }
 
     /// Cursors of gained buckets are loaded and stored: distribution continues there.

@@ -162,7 +162,7 @@ impl Bench {
         let mut b = Self { channels: Channels::new(rules), out: Sink::default(), cluster: Cluster::default(), position: 0, now: NOW };
         b.channels.owners.set(&[0]);
         b.channels.system_uids(vec!["robot".into()]);
-        b.channels.share(|_| true, &mut b.out);
+        assert!(b.channels.share(|_| true, &mut b.out));
         assert_eq!(b.out.activated.len(), 1024);
         b.channels.started(4, &[]);
         b.channels.open(&(0..1024).collect::<Vec<_>>());
@@ -450,8 +450,9 @@ fn changed_rules_and_members_count_from_the_answer_on() {
 #[test]
 fn nothing_moves_before_its_bucket_is_open_and_the_journal_goes_first() {
     let mut b = Bench::new(Rules::default());
-    b.channels.share(|_| false, &mut b.out);
-    b.channels.share(|_| true, &mut b.out);
+    assert!(!b.channels.share(|_| false, &mut b.out), "losing is no reason for a newer epoch");
+    assert!(b.channels.share(|_| true, &mut b.out));
+    assert!(!b.channels.share(|_| true, &mut b.out), "nothing new");
     b.send(7, "u2@u1", ChannelType::PERSON, "u1").flush();
     assert_eq!(b.out.lookups.len(), 0);
     b.channels.started(4, &(0..1024).map(|n| (n, 10)).collect::<Vec<_>>());

@@ -73,7 +73,24 @@ async fn row_54_an_operation_survives_its_caller() {
 #[tokio::test]
 async fn row_56_status_is_answered_from_a_snapshot() {
     let node = Node::start().await;
-    let mut client = client(&node).await;
+    let p99 = status_p99(&node).await;
+    // The goal is 2 ms with 100 instances; ten times that on a busy machine says that nobody waited for anything.
+    assert!(p99 < Duration::from_millis(20), "p99 {p99:?}");
+}
+
+#[tokio::test]
+#[ignore = "a measurement: starts 100 processes; run it alone, with --release and --nocapture"]
+async fn row_56_status_with_100_instances() {
+    let node = Node::start().await;
+    for pool in ["worker.user=32", "worker.channel=32", "worker.push=32"] {
+        node.must_wkctl(&["scale", pool]).await;
+    }
+    assert_eq!(node.status().await.instances.len(), 100);
+    println!("status with 100 instances, p99 of 1,000 calls: {:?}", status_p99(&node).await);
+}
+
+async fn status_p99(node: &Node) -> Duration {
+    let mut client = client(node).await;
     let mut times = Vec::new();
     for _ in 0..1000 {
         let began = Instant::now();
@@ -81,8 +98,7 @@ async fn row_56_status_is_answered_from_a_snapshot() {
         times.push(began.elapsed());
     }
     times.sort_unstable();
-    // The goal is 2 ms with 100 instances; ten times that on a busy machine says that nobody waited for anything.
-    assert!(times[989] < Duration::from_millis(20), "p99 {:?}", times[989]);
+    times[989]
 }
 
 #[tokio::test]

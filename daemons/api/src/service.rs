@@ -7,7 +7,6 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::Router;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wk_lifecycle::{Context, Exit, Failure, InFlight, OrExit as _, Spec};
@@ -138,28 +137,26 @@ struct Running {
 struct Port {
     stop: CancellationToken,
     tasks: TaskTracker,
-    /// Becomes true when no accept is armed any more.
-    disarmed: watch::Receiver<bool>,
+    ending: listen::Ending,
 }
 
 impl Port {
     fn serve(listener: &TcpListener, router: Router, connections: IntGauge) -> std::io::Result<Self> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (serving, disarmed) = listen::serve(listener, router, connections, stop.clone().cancelled_owned())?;
+        let (serving, ending) = listen::serve(listener, router, connections, stop.clone())?;
         tasks.spawn(async move {
             if let Err(err) = serving.await {
                 tracing::error!(%err, "http server ended");
             }
         });
         tasks.close();
-        Ok(Self { stop, tasks, disarmed })
+        Ok(Self { stop, tasks, ending })
     }
 
     /// Ends accepting; returns when no accept is armed any more.
     async fn disarm(&mut self) {
         self.stop.cancel();
-        // An error means that the listener is gone altogether.
-        drop(self.disarmed.wait_for(|done| *done).await);
+        self.ending.disarmed().await;
     }
 }
 
@@ -245,8 +242,12 @@ async fn disarm(running: &mut Running) {
 
 /// The drain, in its order.
 async fn stop(parts: &Parts, mut running: Running) {
-    parts.gate.quiesce();
     disarm(&mut running).await;
+    // Who was accepted is answered; only then may a request be refused.
+    for port in [&mut running.http, &mut running.manager].into_iter().flatten() {
+        port.ending.heard_all().await;
+    }
+    parts.gate.quiesce();
     for port in [running.http, running.manager].into_iter().flatten() {
         port.tasks.wait().await;
     }

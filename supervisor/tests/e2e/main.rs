@@ -7,6 +7,7 @@ mod chat;
 mod crash;
 mod load;
 mod native;
+mod rolls;
 mod start;
 mod stop;
 mod webhook;

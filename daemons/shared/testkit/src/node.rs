@@ -149,7 +149,11 @@ impl Node {
         self.wait_status(state, |s| s.overall == state && (state != "ready" || s.admitted)).await
     }
 
-    async fn address(&self, kind: &str) -> anyhow::Result<String> {
+    /// Address of a public listener: "tcp", "ws", "api" or "manager".
+    ///
+    /// # Errors
+    /// The supervisor does not name it.
+    pub async fn address(&self, kind: &str) -> anyhow::Result<String> {
         let status = self.status().await?;
         let prefix = format!("{kind} ");
         status

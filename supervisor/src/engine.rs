@@ -353,6 +353,8 @@ impl Engine {
     fn publish(&mut self) {
         let epoch = self.table.epoch();
         if epoch != self.epoch {
+            // Who owns what must not be told before a successor would know it.
+            self.record();
             match self.runtime.save_epoch(epoch) {
                 Ok(()) => self.epoch = epoch,
                 // Published it must not be before it is durable: watchers keep the old table until this works.

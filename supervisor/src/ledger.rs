@@ -59,7 +59,7 @@ pub struct Intent {
 #[derive(Debug, Serialize, Deserialize)]
 enum Line {
     Head { version: u32, boot_id: String },
-    Node(NodeRecord),
+    Node(Box<NodeRecord>),
     Intent(Intent),
     Instance { instance: Box<Instance>, start_time: u64 },
     Gone { name: String },
@@ -90,7 +90,7 @@ impl Saved {
         for line in lines {
             match line {
                 Line::Head { .. } => return None,
-                Line::Node(record) => node = Some(record),
+                Line::Node(record) => node = Some(*record),
                 Line::Intent(intent) => saved.intents.push(intent),
                 Line::Instance { instance, start_time } => {
                     let spawned = |i: &Intent| i.name == instance.name.to_string() && i.generation <= instance.generation;
@@ -165,7 +165,7 @@ impl Ledger {
     pub fn save<'a>(&mut self, node: NodeRecord, instances: impl Iterator<Item = (&'a Instance, u64)>) -> io::Result<()> {
         let mut lines = Vec::new();
         if self.file.is_none() || self.said.node != node {
-            lines.push(Line::Node(node.clone()));
+            lines.push(Line::Node(Box::new(node.clone())));
             self.said.node = node;
         }
         let mut absent: Vec<InstanceName> = self.said.instances.keys().copied().collect();
@@ -198,7 +198,7 @@ impl Ledger {
     /// Cannot be encoded.
     pub fn text(&self) -> io::Result<String> {
         let mut text = encode(&Line::Head { version: VERSION, boot_id: boot_id() })?;
-        text += &encode(&Line::Node(self.said.node.clone()))?;
+        text += &encode(&Line::Node(Box::new(self.said.node.clone())))?;
         for (instance, start_time) in self.said.instances.values() {
             text += &encode(&Line::Instance { instance: Box::new(instance.clone()), start_time: *start_time })?;
         }

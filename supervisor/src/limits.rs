@@ -100,6 +100,10 @@ pub const LOG_LINES_MAX: usize = 10_000;
 pub const LOG_LAST_BYTES: u64 = 4 << 20;
 /// Logs in one stream.
 pub const LOG_STREAM_MAX: usize = 256;
+/// Longest time for which buckets are held while they move: well below the deadline of a SEND (5 s), so that no client notices.
+pub const SHIFT_MAX: Duration = Duration::from_secs(2);
+/// Pause before a move of buckets that was called off is tried again.
+pub const SHIFT_PAUSE: Duration = Duration::from_millis(500);
 /// Slots of one pool. Bound by the gateway slot field of connection ids (6 bits).
 pub const SLOTS_MAX: u16 = 64;
 /// Descriptors 3..this are kept occupied in the supervisor, so that mapping a child's descriptors never hits one in use.

@@ -31,6 +31,7 @@ mod progress;
 mod request;
 mod restore;
 mod roll;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -151,6 +152,9 @@ pub struct Table {
     held: BTreeSet<InstanceName>,
     instances: BTreeMap<InstanceName, Instance>,
     admitted: bool,
+    /// Slots that own buckets, by pool; what the node table says.
+    shares: BTreeMap<Daemon, u16>,
+    shift: Option<shares::Shift>,
     epoch: u64,
     ops: Vec<Op>,
     waiting: VecDeque<Waiting>,
@@ -173,6 +177,8 @@ impl Table {
             held: BTreeSet::new(),
             instances: BTreeMap::new(),
             admitted: false,
+            shares: BTreeMap::new(),
+            shift: None,
             epoch,
             ops: Vec::new(),
             waiting: VecDeque::new(),
@@ -182,6 +188,7 @@ impl Table {
             timing: None,
             out: Vec::new(),
         };
+        table.share_all();
         table.add_slots();
         table.stopped = table.instances.keys().copied().collect();
         table
@@ -189,7 +196,7 @@ impl Table {
 
     fn add_slots(&mut self) {
         for daemon in self.spec.daemons.keys() {
-            for slot in 0..self.slots.get(daemon).copied().unwrap_or(1) {
+            for slot in 0..self.slots_needed(*daemon) {
                 let name = InstanceName { daemon: *daemon, slot };
                 self.instances.entry(name).or_insert_with(|| Instance::new(name));
             }
@@ -215,7 +222,7 @@ impl Table {
                 self.converge(now, name);
             }
             self.admit();
-            let changed = self.progress(now);
+            let changed = self.progress(now) | self.shift(now);
             if self.out.len() == before && !changed {
                 break;
             }
@@ -238,7 +245,8 @@ impl Table {
             (None, Rest::Backoff { until, .. }) if self.wanted(i.name) && !self.held.contains(&i.name) => Some(*until),
             _ => None,
         });
-        runs.chain(self.ops.iter().filter_map(Op::deadline)).chain(self.next_look()).min()
+        let others = self.ops.iter().filter_map(Op::deadline).chain(self.next_look()).chain(self.shift_deadline());
+        runs.chain(others).min()
     }
 
     fn names(&self) -> Vec<InstanceName> {
@@ -256,7 +264,7 @@ impl Table {
     }
 
     fn in_slots(&self, name: InstanceName) -> bool {
-        self.spec.daemons.contains_key(&name.daemon) && name.slot < self.slots.get(&name.daemon).copied().unwrap_or(1)
+        self.spec.daemons.contains_key(&name.daemon) && name.slot < self.slots_needed(name.daemon)
     }
 
     /// Begins to end a live generation, or goes a step further. Never goes back: a drain under way is not restarted by a later cause.

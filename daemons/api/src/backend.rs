@@ -1,7 +1,5 @@
 //! What the routes need of the rest of the node: reads of the cluster, writes through owners, message ids, sends.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tokio::time::timeout;
 use wk_link::{Keep, Kind, LinkSet, Outgoing};
@@ -81,9 +79,6 @@ impl std::fmt::Debug for Node {
     }
 }
 
-/// Pause between looks at the table while the owner of a bucket is not known yet.
-const OWNER_PAUSE: Duration = Duration::from_millis(50);
-
 #[tonic::async_trait]
 impl Backend for Node {
     async fn lookup(&self, queries: Vec<cluster::Query>) -> Result<Vec<cluster::Answer>, BackendError> {
@@ -126,15 +121,7 @@ impl Backend for Node {
         if self.links.congested() {
             return Err(BackendError::Congested);
         }
-        let settled = async {
-            let slot = loop {
-                match self.links.owner(bucket) {
-                    Some(slot) => break slot,
-                    None => tokio::time::sleep(OWNER_PAUSE).await,
-                }
-            };
-            self.links.push_wait(slot, Outgoing { bucket, kind: Kind::ChannelSend, body, keep: Keep::UntilSettled }).await
-        };
+        let settled = self.links.push_owner_wait(Outgoing { bucket, kind: Kind::ChannelSend, body, keep: Keep::UntilSettled });
         match timeout(SEND_DEADLINE, settled).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(BackendError::SendPoisoned),

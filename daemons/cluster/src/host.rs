@@ -331,6 +331,11 @@ impl NodeTable for Service {
         Ok(Response::new(self.tables()))
     }
 
+    async fn report_epoch(&self, _: Request<pb::EpochReport>) -> Result<Response<pb::EpochReply>, Status> {
+        // Shares do not move step by step here: nobody waits for it.
+        Ok(Response::new(pb::EpochReply {}))
+    }
+
     async fn report_stall(&self, request: Request<pb::StallReport>) -> Result<Response<pb::StallReply>, Status> {
         let report = request.into_inner();
         let name: InstanceName = report.instance.parse().map_err(|_| Status::invalid_argument("unknown instance"))?;

@@ -195,14 +195,20 @@ impl Hub {
     /// Sessions of a share, for a new incarnation of the worker that owns it: those that wait for an answer first.
     #[must_use]
     pub fn snapshot(&mut self, owned: &dyn Fn(Bucket) -> bool) -> Vec<(Kind, Bucket, Bytes)> {
-        let waiting: HashSet<ConnId> = self.in_flight.conns().collect();
-        let mine = || self.sessions.values().filter(|s| s.is_authenticated() && owned(s.bucket));
-        let first = mine().filter(|s| waiting.contains(&s.at.conn));
-        let then = mine().filter(|s| !waiting.contains(&s.at.conn));
         let mut items = vec![(Kind::SnapshotBegin, Bucket::default(), Bytes::new())];
-        items.extend(first.chain(then).map(|s| (Kind::SessionUp, s.bucket, self.encoder.encode(&s.item()))));
+        items.extend(self.sessions_of(owned));
         items.push((Kind::SnapshotEnd, Bucket::default(), Bytes::new()));
         items
+    }
+
+    /// Sessions of these buckets: those that wait for an answer first.
+    #[must_use]
+    pub fn sessions_of(&mut self, buckets: &dyn Fn(Bucket) -> bool) -> Vec<(Kind, Bucket, Bytes)> {
+        let waiting: HashSet<ConnId> = self.in_flight.conns().collect();
+        let mine = || self.sessions.values().filter(|s| s.is_authenticated() && buckets(s.bucket));
+        let first = mine().filter(|s| waiting.contains(&s.at.conn));
+        let then = mine().filter(|s| !waiting.contains(&s.at.conn));
+        first.chain(then).map(|s| (Kind::SessionUp, s.bucket, self.encoder.encode(&s.item()))).collect()
     }
 
     /// Message ids came from the cluster.
@@ -318,7 +324,7 @@ impl Hub {
             desk.lent = desk.lent.saturating_sub(1);
         }
         let token = send.message_id.cast_unsigned();
-        let ticket = self.uplink.as_ref().map(|u| u.user(send.bucket, Kind::Send, send.body.clone(), Keep::UntilSettled, token));
+        let ticket = self.uplink.as_ref().and_then(|u| u.user(send.bucket, Kind::Send, send.body.clone(), Keep::UntilSettled, token));
         let entry = Entry {
             at: send.at,
             ticket,

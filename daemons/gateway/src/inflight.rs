@@ -18,7 +18,7 @@ use crate::session::NumberHasher;
 pub struct Entry {
     /// Connection to answer.
     pub at: At,
-    /// Its place in the link's ring; `None` once the ring has let go of it.
+    /// Its place in the link's ring; `None` while its bucket moves, and once the ring has let go of it.
     pub ticket: Option<Ticket>,
     /// Echo.
     pub client_seq: u32,

@@ -14,8 +14,8 @@ use crate::hub::Hub;
 
 /// Hands items to the workers. One implementation over links, one in tests.
 pub trait Uplink: Send {
-    /// To the user worker that owns the bucket.
-    fn user(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) -> Ticket;
+    /// To the user worker that owns the bucket; no ticket while the bucket moves to another one.
+    fn user(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) -> Option<Ticket>;
     /// To the push worker that owns the bucket.
     fn push(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64);
     /// An item for a user worker is done: its answer has come another way.
@@ -36,7 +36,7 @@ pub struct Links {
 }
 
 impl Uplink for Links {
-    fn user(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) -> Ticket {
+    fn user(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) -> Option<Ticket> {
         self.user.push(bucket, kind, body, keep, token)
     }
 
@@ -75,9 +75,18 @@ impl std::fmt::Debug for Snapshot {
 
 impl Preamble for Snapshot {
     fn items(&self, slot: u16) -> Vec<(Kind, Bucket, Bytes)> {
-        let slots = self.table.get().pool_slots(Daemon::Worker(self.pool)).to_vec();
-        let owned = |bucket| slots.is_empty() || wk_types::owner_slot(bucket, &slots) == Some(slot);
-        self.hub.lock().snapshot(&owned)
+        let (table, pool) = (self.table.get(), Daemon::Worker(self.pool));
+        let slots = table.pool_slots(pool);
+        let owned = |bucket| slots.is_empty() || wk_types::owner_slot(bucket, slots) == Some(slot);
+        // Once nothing is sent of moving buckets any more their sessions stand still, and the next owner is told of them too.
+        let next = |bucket| table.held(pool) && wk_types::owner_slot(bucket, table.next_slots(pool)) == Some(slot);
+        self.hub.lock().snapshot(&|bucket| owned(bucket) || next(bucket))
+    }
+
+    fn moving(&self, slot: u16) -> Vec<(Kind, Bucket, Bytes)> {
+        let (table, pool) = (self.table.get(), Daemon::Worker(self.pool));
+        let gains = |bucket| table.moves(pool, bucket) && wk_types::owner_slot(bucket, table.next_slots(pool)) == Some(slot);
+        self.hub.lock().sessions_of(&gains)
     }
 }
 
@@ -136,7 +145,7 @@ mod tests {
             state: (*state).into(),
             ..pb::Instance::default()
         };
-        let pool = |(daemon, _): &(Daemon, State)| pb::PoolSlots { daemon: daemon.to_string(), slots: vec![0] };
+        let pool = |(daemon, _): &(Daemon, State)| pb::PoolSlots { daemon: daemon.to_string(), slots: vec![0], ..Default::default() };
         let (instances, pools) = (workers.iter().map(instance).collect(), workers.iter().map(pool).collect());
         Table::from(pb::Table { epoch: 1, node_id: 1, instances, pools, ..pb::Table::default() })
     }

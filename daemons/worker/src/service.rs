@@ -28,6 +28,7 @@ use crate::peers::Peers;
 use crate::push::events::PushPool;
 use crate::push::handle::Push;
 use crate::quarantine::Quarantine;
+use crate::rpc::calls::Calls;
 use crate::rpc::channel_admin::ChannelAdminService;
 use crate::rpc::user_admin::UserAdminService;
 use crate::state::State;
@@ -173,7 +174,11 @@ impl Base {
         let (black_box, past) = self.black_box(me);
         let channels = self.link(me, Daemon::Worker(Pool::Channel), &inbox);
         let gateways = self.link(me, Daemon::Gateway, &inbox);
+        let calls = Calls::default();
         let pool = UserPool {
+            me,
+            part: self.table.part(),
+            calls: calls.clone(),
             inbox: Arc::clone(&inbox),
             users: Users::new(config::user(&self.config)),
             links: user::out::Links::new(gateways, channels.clone(), Peers::new(black_box), self.fault(Pool::User)),
@@ -184,7 +189,8 @@ impl Base {
             quarantine: Quarantine::new(&self.config.data_path(), me),
             draining: None,
         };
-        let admin = UserAdminService { me, inbox: Arc::clone(&inbox), cluster: self.cluster.clone(), table: self.table.clone(), channels };
+        let admin =
+            UserAdminService { me, inbox: Arc::clone(&inbox), cluster: self.cluster.clone(), table: self.table.clone(), channels, calls };
         let links = LinkServer::after(me, self.incarnation, inbox, past);
         let routes = Routes::new(links.clone().into_service()).add_service(UserAdminServer::new(admin));
         Started { me, routes, links, state, task: self.tasks.spawn(pool.run(self.stop.clone())) }
@@ -198,8 +204,11 @@ impl Base {
         let (black_box, past) = self.black_box(me);
         let gateways = self.link(me, Daemon::Gateway, &inbox);
         let pushes = self.link(me, Daemon::Worker(Pool::Push), &inbox);
+        let calls = Calls::default();
         let pool = ChannelPool {
             me,
+            part: self.table.part(),
+            changes: calls.clone(),
             generation: self.generation,
             incarnation: self.incarnation,
             inbox: Arc::clone(&inbox),
@@ -214,7 +223,8 @@ impl Base {
             bug: self.bug,
             run: channel::events::Run::default(),
         };
-        let admin = ChannelAdminService { me, inbox: Arc::clone(&inbox), cluster: self.cluster.clone(), table: self.table.clone() };
+        let (cluster, table) = (self.cluster.clone(), self.table.clone());
+        let admin = ChannelAdminService { me, inbox: Arc::clone(&inbox), cluster, table, calls };
         if let Some(context) = &self.context {
             self.tasks.spawn(save_on_quiesce(context.on_quiesce(), Arc::clone(&inbox), self.stop.clone()));
         }
@@ -232,6 +242,8 @@ impl Base {
         let policy = config::push(&self.config);
         let first_scan_ms = wk_rpc::clock::monotonic_ms().saturating_add(policy.scan_ms);
         let pool = PushPool {
+            me,
+            part: self.table.part(),
             inbox: Arc::clone(&inbox),
             push: Push::new(policy, first_scan_ms),
             links: push::out::Links::new(self.link(me, Daemon::Gateway, &inbox), Peers::new(black_box)),

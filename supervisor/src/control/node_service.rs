@@ -38,4 +38,12 @@ impl NodeTable for NodeService {
         self.0.commands.try_send(command).map_err(|_| Status::resource_exhausted("too many commands are waiting"))?;
         Ok(Response::new(node::StallReply {}))
     }
+
+    async fn report_epoch(&self, request: Rq<node::EpochReport>) -> Result<Response<node::EpochReply>, Status> {
+        let report = request.into_inner();
+        let name = report.instance.parse().map_err(|_| Status::invalid_argument("unknown instance"))?;
+        let command = Command::Met { name, incarnation: report.incarnation, epoch: report.epoch };
+        self.0.commands.try_send(command).map_err(|_| Status::resource_exhausted("too many commands are waiting"))?;
+        Ok(Response::new(node::EpochReply {}))
+    }
 }

@@ -130,6 +130,15 @@ pub enum Command {
         /// Its life.
         incarnation: u64,
     },
+    /// A process has done what the node table of an epoch asks.
+    Met {
+        /// Who.
+        name: InstanceName,
+        /// Its life.
+        incarnation: u64,
+        /// Of the table.
+        epoch: u64,
+    },
 }
 
 /// A caller that left meanwhile does not stop anything.
@@ -146,6 +155,7 @@ impl Engine {
                 self.counters.stalls.inc();
                 self.table.stall(name, incarnation);
             }
+            Command::Met { name, incarnation, epoch } => self.table.met(name, incarnation, epoch),
             Command::Op { request, supervisor_too, cancel_on_disconnect, actor, answer } => {
                 let begun = self.begin_for(request, Some(&actor), supervisor_too).and_then(|id| self.listen(id, cancel_on_disconnect));
                 reply(answer, begun);

@@ -317,12 +317,10 @@ impl Table {
         Ok(())
     }
 
-    /// Changes the number of slots; returns the new ones.
+    /// Changes the number of slots that are wanted; returns the new ones. Buckets follow when these are ready ([`super::shares`]).
     pub(super) fn rescale(&mut self, daemon: Daemon, slots: u16) -> BTreeSet<InstanceName> {
         let down = self.instances.keys().filter(|n| n.daemon == daemon).all(|n| self.stopped.contains(n));
-        if self.slots.insert(daemon, slots).unwrap_or(1) != slots {
-            self.epoch += 1;
-        }
+        self.slots.insert(daemon, slots);
         let before: BTreeSet<InstanceName> = self.instances.keys().copied().collect();
         self.add_slots();
         let added: BTreeSet<InstanceName> = self.instances.keys().filter(|n| !before.contains(n)).copied().collect();

@@ -330,8 +330,10 @@ impl Table {
             })
         });
         let pools = self.spec.daemons.keys().flat_map(|host| {
-            let slots = 0..self.slots(*host);
-            self.spec.housed(*host).map(move |daemon| (daemon, slots.clone().collect()))
+            self.spec.housed(*host).map(|daemon| {
+                let (next, held) = self.next_share(daemon).unwrap_or((0, false));
+                wk_node::table::Share { daemon, slots: (0..self.share(daemon)).collect(), next: (0..next).collect(), held }
+            })
         });
         let head = Head { epoch: self.epoch, node_id, admitted: self.admitted, quiescing: self.ops.iter().any(Op::quiescing) };
         wk_node::table::build(head, rows, pools)

@@ -184,6 +184,9 @@ pub struct Run {
     pub left_behind: bool,
     /// Work seen while a deadline runs.
     pub progress: Progress,
+    /// Highest epoch of the node table that it has met; it says so again to a successor.
+    #[serde(skip)]
+    pub met: u64,
 }
 
 impl Run {
@@ -203,6 +206,7 @@ impl Run {
             unconfirmed: None,
             left_behind: false,
             progress: Progress::new(spawn),
+            met: 0,
         }
     }
 

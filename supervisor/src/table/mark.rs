@@ -61,6 +61,7 @@ impl Table {
     /// Slots that a command has set at an earlier time. For a node that is down.
     pub fn preset(&mut self, slots: &BTreeMap<Daemon, u16>) {
         self.slots.extend(slots.iter().map(|(d, n)| (*d, *n)));
+        self.share_all();
         self.add_slots();
         self.stopped = self.instances.keys().copied().collect();
     }

@@ -376,6 +376,9 @@ impl Table {
             _ => op.targets.iter().copied().collect(),
         };
         let rolled = matches!(op.phase, Phase::Roll(_));
+        if let Some(text) = self.shift_text_of(op) {
+            return vec![text];
+        }
         let views = turns.iter().filter(|n| rolled || slow(n)).filter_map(|n| self.view(now, *n));
         views
             .take(3)

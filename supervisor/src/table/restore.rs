@@ -23,6 +23,12 @@ pub struct Desired {
     pub admitted: bool,
     /// Of the node table.
     pub epoch: u64,
+    /// Slots that own buckets, by pool.
+    #[serde(default)]
+    pub shares: BTreeMap<String, u16>,
+    /// Buckets are being moved: called off by a successor, and begun again.
+    #[serde(default)]
+    pub shifting: bool,
     /// Number of the next operation.
     pub next_op: u64,
     /// A stop or restart of everything is under way: daemons that were quiesced serve no more, so it has to be finished.
@@ -67,6 +73,8 @@ impl Table {
             held: self.held.iter().map(ToString::to_string).collect(),
             admitted: self.admitted,
             epoch: self.epoch,
+            shares: self.shares.iter().map(|(d, n)| (d.name().to_owned(), *n)).collect(),
+            shifting: self.shift.is_some(),
             next_op: self.next_op,
             leaving,
             timing: self.timing.clone(),
@@ -81,7 +89,7 @@ impl Table {
     /// Takes over what a predecessor wanted. `configured`: slots that it had read from its file; a pool whose number there is another now
     /// follows the file. To be called on a table that is down.
     pub fn inherit(&mut self, desired: Desired, configured: &BTreeMap<String, u16>) {
-        let mut changed = false;
+        let mut changed = desired.shifting;
         for (name, slots) in &desired.slots {
             let Ok(daemon) = name.parse::<Daemon>() else { continue };
             if configured.get(name) == self.configured.get(&daemon) {
@@ -89,8 +97,15 @@ impl Table {
             }
             changed |= self.slots.get(&daemon) != Some(slots);
         }
-        let Self { instances, slots, .. } = self;
-        instances.retain(|name, _| name.slot < slots.get(&name.daemon).copied().unwrap_or(1));
+        self.share_all();
+        for (name, share) in &desired.shares {
+            let Ok(pool) = name.parse::<Daemon>() else { continue };
+            if let Some(known) = self.shares.get_mut(&pool) {
+                *known = *share;
+            }
+        }
+        let needed: BTreeMap<Daemon, u16> = self.spec.daemons.keys().map(|host| (*host, self.slots_needed(*host))).collect();
+        self.instances.retain(|name, _| name.slot < needed.get(&name.daemon).copied().unwrap_or(1));
         self.add_slots();
         self.stopped = desired.stopped.iter().filter_map(|n| n.parse().ok()).filter(|n| self.in_slots(*n)).collect();
         self.held = desired.held.iter().filter_map(|n| n.parse().ok()).filter(|n| self.in_slots(*n)).collect();

@@ -173,7 +173,9 @@ impl Table {
         let up = added.clone().all(|n| self.held.contains(n) || self.instances.get(n).is_some_and(Instance::ready));
         let mut leaving = self.instances.values().filter(|i| i.name.daemon == daemon && !self.in_slots(i.name));
         let down = leaving.clone().next().is_none();
-        if up && (down || leaving.all(|i| self.stuck(i.name))) {
+        // Buckets of a pool that is stopped move when it has been started.
+        let idle = self.instances.values().filter(|i| i.name.daemon == daemon).all(|i| self.stopped.contains(&i.name));
+        if up && (idle || self.share_settled(daemon)) && (down || leaving.all(|i| self.stuck(i.name))) {
             let slots = self.slots(daemon);
             let (code, text) = if down { (0, "") } else { (70, "; one of the old ones cannot be killed") };
             let plural = if slots == 1 { "" } else { "s" };

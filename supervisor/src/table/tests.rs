@@ -37,7 +37,11 @@ struct World {
     /// Do not die of SIGKILL.
     undying: Vec<InstanceName>,
     work: u64,
+    /// Do not meet any epoch of the node table.
+    behind: Vec<InstanceName>,
 }
+
+mod shares;
 
 fn at(daemon: Daemon) -> InstanceName {
     InstanceName { daemon, slot: 0 }
@@ -68,6 +72,7 @@ impl World {
             busy: Vec::new(),
             undying: Vec::new(),
             work: 0,
+            behind: Vec::new(),
         }
     }
 
@@ -123,6 +128,22 @@ impl World {
             self.carry_out(action);
         }
         self.obeying = false;
+        self.meet();
+    }
+
+    /// Everybody who can reports the epoch.
+    fn meet(&mut self) {
+        let epoch = self.table.epoch();
+        let late = |i: &&Instance| i.run.as_ref().is_some_and(|r| r.met < epoch) && !self.behind.contains(&i.name);
+        let late: Vec<(InstanceName, u64)> = self.table.instances().filter(late).map(|i| (i.name, i.generation)).collect();
+        if late.is_empty() {
+            return;
+        }
+        for (name, incarnation) in late {
+            self.table.met(name, incarnation, epoch);
+        }
+        let actions = self.table.tick(self.now);
+        self.obey(actions);
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -318,9 +339,9 @@ fn scale_moves_the_epoch_and_drains_the_highest() {
     let mut world = World::new();
     world.start();
     world.begin(Kind::Scale(CHANNEL, 3), &[], Flags::default()).unwrap();
-    assert_eq!((world.table.epoch(), world.live.len()), (2, 9));
+    assert_eq!((world.table.epoch(), world.live.len()), (4, 9), "three steps of a move");
     world.begin(Kind::Scale(CHANNEL, 1), &[], Flags::default()).unwrap();
-    assert_eq!((world.table.epoch(), world.live.len()), (3, 7));
+    assert_eq!((world.table.epoch(), world.live.len()), (7, 7));
     assert!(world.live.contains_key(&at(CHANNEL)));
     assert_eq!(world.begin(Kind::Scale(CHANNEL, 0), &[], Flags::default()).unwrap_err().code, 64);
     assert_eq!(world.begin(Kind::Scale(Daemon::Api, 2), &[], Flags::default()).unwrap_err().code, 64);

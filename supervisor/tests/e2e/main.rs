@@ -8,6 +8,7 @@ mod crash;
 mod load;
 mod native;
 mod rolls;
+mod scale;
 mod start;
 mod stop;
 mod webhook;

@@ -232,10 +232,14 @@ fn main() -> anyhow::Result<()> {
     let identity = var("WK_INSTANCE")?;
     let mut parts = identity.split('/').map(str::to_owned);
     let (instance, generation) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let incarnation = u64::from_str_radix(&parts.next().unwrap_or_default(), 16)?;
+    let node_sock = PathBuf::from(var("WK_RUNTIME")?).join(wk_rpc::table::NODE_SOCKET);
     let folder = PathBuf::from(var("WK_FAULTS")?);
     let words = words(&folder, &instance, &generation);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        // It has no links, so it meets every epoch as soon as it hears of it.
+        let _table = wk_rpc::table::watch(node_sock, &instance, incarnation);
         let (health, health_service) = tonic_health::server::health_reporter();
         let child = Child { instance, generation, folder, words: Arc::new(words), health, activated: Arc::new(watch::channel(false).0) };
         child.event(&format!("spawn {} {}", std::process::id(), var("WK_LISTEN_FDNAMES")?));

@@ -35,6 +35,10 @@ pub(crate) enum Fault {
     Behind(&'static str, &'static str),
     /// `kill -9`, and again while the new generation starts or is being replayed to.
     Twice(&'static str),
+    /// Another number of slots, which nobody may notice.
+    Scale(&'static str, u16),
+    /// The same, and `kill -9` of one while the buckets move.
+    ScaleAndKill(&'static str, u16, &'static str),
 }
 
 impl Fault {
@@ -45,6 +49,8 @@ impl Fault {
             Self::Both(a, b) => format!("kill {a} + {b}"),
             Self::Behind(a, b) => format!("kill {b} behind stopped {a}"),
             Self::Twice(a) => format!("kill {a} twice"),
+            Self::Scale(a, slots) => format!("scale {a}={slots}"),
+            Self::ScaleAndKill(a, slots, b) => format!("kill {b} during scale {a}={slots}"),
         }
     }
 }
@@ -116,6 +122,14 @@ pub(crate) async fn strike(storm: &Storm, fault: Fault, dice: &mut Dice) -> anyh
             next.signal(Signal::SIGKILL)?;
             next.replaced(storm).await?;
         }
+        Fault::Scale(pool, slots) => {
+            struck_us = field.now_us();
+            scale(storm, pool, *slots).await?;
+        }
+        Fault::ScaleAndKill(pool, slots, name) => {
+            struck_us = field.now_us();
+            tokio::join!(scale(storm, pool, *slots), kill_after(storm, name, apart)).0?;
+        }
     }
     let ready_us = field.now_us();
     let repaired = Duration::from_micros(ready_us - struck_us);
@@ -125,10 +139,21 @@ pub(crate) async fn strike(storm: &Storm, fault: Fault, dice: &mut Dice) -> anyh
     let flowing_us = field.now_us();
     // The operator's word that these crashes are accounted for: the next one is a first one again and restarts without delay.
     storm.node.must_wkctl(&["start"]).await?;
-    if matches!(fault, Fault::Hang(_)) && repaired > HANG_REPAIRED_WITHIN {
-        bail!("{}: repaired only after {repaired:?}", fault.name());
-    }
+    let late = matches!(fault, Fault::Hang(_)) && repaired > HANG_REPAIRED_WITHIN;
+    anyhow::ensure!(!late, "{}: repaired only after {repaired:?}", fault.name());
     Ok(Repair { fault, struck_us, ready_us, flowing_us })
+}
+
+async fn scale(storm: &Storm, pool: &str, slots: u16) -> anyhow::Result<()> {
+    storm.node.must_wkctl(&["scale", &format!("{pool}={slots}")]).await.map(drop)
+}
+
+/// Kills an instance a moment later, if it is there then.
+async fn kill_after(storm: &Storm, name: &str, pause: Duration) {
+    tokio::time::sleep(pause).await;
+    if let Ok(victim) = Victim::find(storm, name).await {
+        drop(victim.signal(Signal::SIGKILL));
+    }
 }
 
 /// One generation of an instance.

@@ -58,6 +58,7 @@ scenario!(kills, 20);
 scenario!(hangs, 6);
 scenario!(doubles, 8);
 scenario!(shares, 6);
+scenario!(scale, 9);
 scenario!(churn, 6);
 scenario!(poison, 1);
 scenario!(slow_receiver, 6);

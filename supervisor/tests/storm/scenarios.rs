@@ -113,6 +113,22 @@ impl Run {
         self.strikes("workers:\n  user: 2\n  channel: 2\n  push: 2", &faults).await
     }
 
+    /// Pools get more and fewer workers, some of which die meanwhile.
+    pub(crate) async fn scale(&self) -> anyhow::Result<()> {
+        let faults = [
+            Fault::Scale("worker.channel", 4),
+            Fault::Scale("worker.user", 3),
+            Fault::Scale("worker.push", 4),
+            Fault::ScaleAndKill("worker.channel", 2, "worker.channel@0"),
+            Fault::ScaleAndKill("worker.user", 1, "worker.user@0"),
+            Fault::ScaleAndKill("worker.push", 2, "worker.push@1"),
+            Fault::ScaleAndKill("worker.user", 4, "worker.channel@0"),
+            Fault::ScaleAndKill("worker.push", 3, "cluster@0"),
+            Fault::Scale("worker.channel", 1),
+        ];
+        self.strikes("", &faults).await
+    }
+
     /// Users come, are kicked and log in on a second device while workers die.
     pub(crate) async fn churn(&self) -> anyhow::Result<()> {
         crate::churn::run(self.seed, self.rounds).await

@@ -74,7 +74,7 @@ impl Neighbours {
             health_socket: String::new(),
             pid: 0,
         };
-        let pool = |daemon: &str| node::PoolSlots { daemon: daemon.into(), slots: vec![0] };
+        let pool = |daemon: &str| node::PoolSlots { daemon: daemon.into(), slots: vec![0], ..Default::default() };
         let table = node::Table {
             epoch: 1,
             node_id: 1001,
@@ -230,6 +230,10 @@ impl NodeTable for TableOf {
 
     async fn report_stall(&self, _: Request<node::StallReport>) -> Result<Response<node::StallReply>, Status> {
         Ok(Response::new(node::StallReply {}))
+    }
+
+    async fn report_epoch(&self, _: Request<node::EpochReport>) -> Result<Response<node::EpochReply>, Status> {
+        Ok(Response::new(node::EpochReply {}))
     }
 }
 

@@ -23,15 +23,19 @@ impl Default for Fences {
 }
 
 impl Fences {
-    /// True when `owner` is at least as new as the newest seen of the bucket; it becomes the newest.
+    /// True when `owner` is at least as new as the newest seen of the bucket; it becomes the newest. The epoch at which it was first seen
+    /// counts: an owner that has lost the bucket does not get newer by hearing of a later table.
     pub fn admit(&self, bucket: Bucket, owner: &Owner) -> bool {
         let mut owners = self.owners.lock();
         let Some(newest) = owners.get_mut(usize::from(bucket.index())) else { return false };
-        let admitted = newest.as_ref().is_none_or(|seen| same_life(owner, seen) || is_newer(owner, seen));
-        if admitted && *newest != Some(*owner) {
+        if newest.as_ref().is_some_and(|seen| same_life(owner, seen)) {
+            return true;
+        }
+        let newer = newest.as_ref().is_none_or(|seen| is_newer(owner, seen));
+        if newer {
             *newest = Some(*owner);
         }
-        admitted
+        newer
     }
 }
 
@@ -78,6 +82,17 @@ mod tests {
         assert!(fences.admit(bucket, &owner(0, 1, 5)), "after the scale, before the new owner is up");
         assert!(fences.admit(bucket, &owner(2, 1, 6)));
         assert!(!fences.admit(bucket, &owner(0, 1, 5)));
+    }
+
+    #[test]
+    fn an_owner_that_hears_of_the_move_does_not_get_newer() {
+        let fences = Fences::default();
+        let bucket = Bucket::of("g");
+        assert!(fences.admit(bucket, &owner(0, 1, 5)));
+        assert!(fences.admit(bucket, &owner(0, 1, 6)), "it has heard of the table that takes the bucket from it");
+        assert!(fences.admit(bucket, &owner(1, 1, 6)), "its next owner");
+        assert!(!fences.admit(bucket, &owner(0, 1, 6)), "from now on it is an old one");
+        assert!(fences.admit(bucket, &owner(0, 1, 9)), "until it gets the bucket back");
     }
 
     #[test]

@@ -299,7 +299,7 @@ impl Members {
         let head = Head { epoch: self.epoch, node_id: self.node_id, admitted: self.admitted, quiescing: false };
         let pools = self.configured.keys().map(|daemon| {
             let wanted = self.names().filter(|n| n.daemon == *daemon).map(|n| n.slot).collect();
-            (*daemon, wanted)
+            wk_node::table::Share::of(*daemon, wanted)
         });
         wk_node::table::build(head, self.members.values().map(Member::row), pools)
     }

@@ -21,10 +21,10 @@ struct SentInner {
 }
 
 impl Uplink for Sent {
-    fn user(&self, _: Bucket, kind: Kind, body: Bytes, _: Keep, token: u64) -> Ticket {
+    fn user(&self, _: Bucket, kind: Kind, body: Bytes, _: Keep, token: u64) -> Option<Ticket> {
         let mut inner = self.0.lock();
         inner.user.push((kind, body, token));
-        Ticket { slot: 0, position: inner.user.len() as u64 }
+        Some(Ticket { slot: 0, position: inner.user.len() as u64 })
     }
 
     fn push(&self, _: Bucket, kind: Kind, body: Bytes, _: Keep, token: u64) {

@@ -196,7 +196,10 @@ impl Context {
     /// The node table; the watch starts with the first call and is shared. Must be called inside the runtime.
     #[must_use]
     pub fn table(&self) -> TableWatch {
-        let start = || wk_rpc::table::watch(self.inner.runtime_dir.join(wk_rpc::table::NODE_SOCKET), &self.inner.instance.to_string());
+        let start = || {
+            let socket = self.inner.runtime_dir.join(wk_rpc::table::NODE_SOCKET);
+            wk_rpc::table::watch(socket, &self.inner.instance.to_string(), self.incarnation())
+        };
         self.inner.table.get_or_init(start).clone()
     }
 

@@ -23,6 +23,7 @@ pub mod item;
 pub mod receiver;
 pub mod record;
 pub mod ring;
+pub mod routes;
 pub mod sender;
 
 pub use blackbox::{BlackBox, Past};

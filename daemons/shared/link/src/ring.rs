@@ -12,6 +12,7 @@ use wk_types::Bucket;
 use wk_types::limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, BATCHES_IN_FLIGHT};
 
 use crate::item::Kind;
+use crate::routes::BucketSet;
 
 /// Position of an item on a link, from 1, never used twice by one sender incarnation. 0: outside the ring (a preamble).
 pub type Position = u64;
@@ -219,6 +220,12 @@ impl Ring {
         self.unsettled
     }
 
+    /// True when an item of one of these buckets is not done.
+    #[must_use]
+    pub fn owes(&self, buckets: &BucketSet) -> bool {
+        self.entries.iter().any(|e| !e.done && buckets.has(e.bucket))
+    }
+
     /// Items that the present receiver has confirmed and not settled.
     #[must_use]
     pub fn held(&self) -> u64 {
@@ -389,6 +396,15 @@ impl Ring {
         self.bytes -= body.len();
         self.unsettled -= kept;
         then
+    }
+
+    /// The receiver has left for good: everything is done.
+    pub fn clear(&mut self) -> Vec<Then> {
+        let done = (self.base..self.end()).filter(|p| self.entry(*p).is_some_and(|e| !e.done)).collect::<Vec<_>>();
+        let done = done.into_iter().map(|position| self.finish(position)).collect();
+        self.in_flight.clear();
+        self.drop_done();
+        done
     }
 
     fn drop_done(&mut self) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,10 +16,13 @@ use wk_proto::link::v1 as pb;
 use wk_proto::link::v1::link_client::LinkClient;
 use wk_rpc::{Row, TableWatch};
 use wk_types::limits::LINK_STALL;
-use wk_types::{BUCKETS, Bucket, Daemon, Incarnation, InstanceName};
+use wk_types::{Bucket, Daemon, Incarnation, InstanceName};
 
 use crate::item::Kind;
 use crate::ring::{Batch, Keep, Meets, Outgoing, PoisonedItem, Position, Ring, Then, Window, put_item};
+use crate::routes::Routes;
+
+mod moves;
 
 /// Messages that wait for HTTP/2; the ring's window bounds what is inside them.
 const STREAM_QUEUE: usize = 4;
@@ -35,6 +39,11 @@ const PREAMBLE_ITEMS: usize = 1024;
 pub trait Preamble: Send + Sync {
     /// Items for this slot, in order. Called when its stream is up, before anything else is sent.
     fn items(&self, slot: u16) -> Vec<(Kind, Bucket, Bytes)>;
+    /// Items that this slot must have before it becomes the owner of buckets that are moving to it. Called when nothing is sent of them any more.
+    fn moving(&self, slot: u16) -> Vec<(Kind, Bucket, Bytes)> {
+        let _ = slot;
+        Vec::new()
+    }
 }
 
 /// Hears the tokens of items that are done.
@@ -116,18 +125,21 @@ pub struct LinkSet {
 
 struct Shared {
     config: LinkSetConfig,
-    routes: RwLock<Routes>,
+    ways: RwLock<Ways>,
     table: TableWatch,
     hooks: LinkHooks,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Buckets are held: whoever frees an item says so.
+    moving: AtomicBool,
+    /// Something was done while buckets are held.
+    freed: Notify,
 }
 
-struct Routes {
-    /// Slot of each bucket.
-    owners: Box<[u16]>,
-    /// True once a table named the pool's slots.
-    known: bool,
+/// Read while an item is handed on, written while a table is taken over: no item slips past a move.
+#[derive(Default)]
+struct Ways {
+    routes: Routes<(Outgoing, Then)>,
     slots: BTreeMap<u16, Arc<Slot>>,
 }
 
@@ -147,18 +159,43 @@ impl LinkSet {
     /// Starts to follow the table and to dial every slot of the target. Must be called inside a tokio runtime; the tasks end with `stop`.
     #[must_use]
     pub fn start(config: LinkSetConfig, table: TableWatch, hooks: LinkHooks, tasks: &TaskTracker, stop: CancellationToken) -> Self {
-        let owners = vec![0; usize::from(BUCKETS)].into_boxed_slice();
-        let routes = RwLock::new(Routes { owners, known: false, slots: BTreeMap::new() });
-        let shared = Arc::new(Shared { config, routes, table, hooks, tasks: tasks.clone(), stop });
+        let (ways, tasks_of) = (RwLock::default(), tasks.clone());
+        let (moving, freed) = (AtomicBool::new(false), Notify::new());
+        let shared = Arc::new(Shared { config, ways, table, hooks, tasks: tasks_of, stop, moving, freed });
         shared.apply_table();
-        tasks.spawn(follow_table(Arc::clone(&shared)));
+        tasks.spawn(moves::follow_table(Arc::clone(&shared)));
         Self { shared }
     }
 
-    /// Hands an item to the owner of `bucket`. `token`: comes back through the done callback, 0 for none.
-    pub fn push(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) -> Ticket {
-        let slot = self.owner(bucket).unwrap_or(0);
-        self.push_slot(slot, Outgoing { bucket, kind, body, keep }, token)
+    /// Hands an item to the owner of `bucket`, now or, while the bucket moves, when it is there; then there is no ticket. `token`: comes back
+    /// through the done callback, 0 for none.
+    pub fn push(&self, bucket: Bucket, kind: Kind, body: Bytes, keep: Keep, token: u64) -> Option<Ticket> {
+        let then = if token == 0 { Then::Silence } else { Then::Token(token) };
+        self.push_owner(Outgoing { bucket, kind, body, keep }, then)
+    }
+
+    /// As [`LinkSet::push`]; the receiver resolves when the item is done, and fails when it never will be.
+    pub fn push_owner_wait(&self, item: Outgoing) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.push_owner(item, Then::Waiter(sender));
+        receiver
+    }
+
+    fn push_owner(&self, item: Outgoing, then: Then) -> Option<Ticket> {
+        let bucket = item.bucket;
+        {
+            let ways = self.shared.ways.read();
+            if let Some(link) = ways.routes.open_owner(bucket).and_then(|slot| ways.slots.get(&slot)) {
+                return Some(link.push(item, then));
+            }
+        }
+        let mut ways = self.shared.ways.write();
+        // It may have opened between the two locks.
+        if let Some(link) = ways.routes.open_owner(bucket).and_then(|slot| ways.slots.get(&slot)) {
+            return Some(link.push(item, then));
+        }
+        ways.routes.wait(bucket, (item, then));
+        None
     }
 
     /// Hands an item to a slot.
@@ -175,97 +212,93 @@ impl LinkSet {
     }
 
     fn push_then(&self, slot: u16, item: Outgoing, then: Then) -> Ticket {
-        let link = self.shared.slot(slot);
-        let position = link.ring.lock().push(item, then);
-        link.wake.notify_one();
-        Ticket { slot, position }
+        self.shared.slot(slot).push(item, then)
     }
 
     /// The owner itself knows that an item is done: it is not sent again. True when it was still owed. The done callback is not called.
     pub fn settle(&self, ticket: Ticket) -> bool {
-        let link = self.shared.routes.read().slots.get(&ticket.slot).cloned();
+        let link = self.shared.ways.read().slots.get(&ticket.slot).cloned();
         link.is_some_and(|link| {
             let owed = link.ring.lock().settle(ticket.position);
             if owed {
                 link.wake.notify_one();
+                self.shared.tell_freed();
             }
             owed
         })
     }
 
-    /// Slots the target has now.
+    /// Slots the target has now, and those it is about to get.
     #[must_use]
     pub fn slots(&self) -> Vec<u16> {
-        self.shared.table.get().pool_slots(self.shared.config.target).to_vec()
+        let (table, target) = (self.shared.table.get(), self.shared.config.target);
+        let mut slots = [table.pool_slots(target), table.next_slots(target)].concat();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
     }
 
     /// Slot that owns a bucket; `None` before the first table.
     #[must_use]
     pub fn owner(&self, bucket: Bucket) -> Option<u16> {
-        let routes = self.shared.routes.read();
-        routes.owners.get(usize::from(bucket.index())).copied().filter(|_| routes.known)
+        self.shared.ways.read().routes.owner(bucket)
     }
 
     /// True when some ring is at its bound: take no more from the source.
     #[must_use]
     pub fn congested(&self) -> bool {
         let config = &self.shared.config;
-        self.shared.routes.read().slots.values().any(|link| {
-            let ring = link.ring.lock();
-            ring.len() >= config.ring_items || ring.bytes() >= config.ring_bytes
-        })
+        let ways = self.shared.ways.read();
+        ways.routes.waiting() >= config.ring_items
+            || ways.slots.values().any(|link| {
+                let ring = link.ring.lock();
+                ring.len() >= config.ring_items || ring.bytes() >= config.ring_bytes
+            })
     }
 
     /// Items that the present life of a slot's process has confirmed and not settled.
     #[must_use]
     pub fn received(&self, slot: u16) -> u64 {
-        self.shared.routes.read().slots.get(&slot).map_or(0, |link| link.ring.lock().held())
+        self.shared.ways.read().slots.get(&slot).map_or(0, |link| link.ring.lock().held())
     }
 
-    /// Items of all slots that wait for settlement.
+    /// Items of all slots that wait for settlement, and those that are kept back.
     #[must_use]
     pub fn unsettled(&self) -> u64 {
-        self.shared.routes.read().slots.values().map(|link| link.ring.lock().unsettled()).sum()
+        let ways = self.shared.ways.read();
+        ways.slots.values().map(|link| link.ring.lock().unsettled()).sum::<u64>() + ways.routes.waiting() as u64
     }
 
-    /// Items of all slots that are not done, soft ones included.
+    /// Items of all slots that are not done, soft ones and those that are kept back included.
     #[must_use]
     pub fn owed(&self) -> usize {
-        self.shared.routes.read().slots.values().map(|link| link.ring.lock().len()).sum()
+        let ways = self.shared.ways.read();
+        ways.slots.values().map(|link| link.ring.lock().len()).sum::<usize>() + ways.routes.waiting()
+    }
+}
+
+impl Slot {
+    fn push(&self, item: Outgoing, then: Then) -> Ticket {
+        let position = self.ring.lock().push(item, then);
+        self.wake.notify_one();
+        Ticket { slot: self.name.slot, position }
     }
 }
 
 impl Shared {
     /// The link to a slot; made when it is new, so that items may be pushed before the first table.
     fn slot(self: &Arc<Self>, slot: u16) -> Arc<Slot> {
-        if let Some(link) = self.routes.read().slots.get(&slot) {
+        if let Some(link) = self.ways.read().slots.get(&slot) {
             return Arc::clone(link);
         }
-        let mut routes = self.routes.write();
-        let link = routes.slots.entry(slot).or_insert_with(|| {
+        let mut ways = self.ways.write();
+        let link = ways.slots.entry(slot).or_insert_with(|| {
             let name = InstanceName { daemon: self.config.target, slot };
             let link = Arc::new(Slot { name, ring: Mutex::new(Ring::new(self.config.window)), wake: Notify::new() });
             self.tasks.spawn(run_slot(Arc::clone(self), Arc::clone(&link)));
             link
         });
         Arc::clone(link)
-    }
-
-    /// Takes over the table's slots and owners.
-    fn apply_table(self: &Arc<Self>) {
-        let table = self.table.get();
-        let slots = table.pool_slots(self.config.target).to_vec();
-        if slots.is_empty() {
-            return;
-        }
-        for &slot in &slots {
-            self.slot(slot);
-        }
-        let mut routes = self.routes.write();
-        for (owner, bucket) in routes.owners.iter_mut().zip(Bucket::all()) {
-            *owner = wk_types::owner_slot(bucket, &slots).unwrap_or(0);
-        }
-        routes.known = true;
     }
 
     fn tell_done(&self, done: Vec<Then>) {
@@ -281,16 +314,7 @@ impl Shared {
         if !tokens.is_empty() {
             (self.hooks.on_done)(&tokens);
         }
-    }
-}
-
-async fn follow_table(shared: Arc<Shared>) {
-    let mut table = shared.table.clone();
-    loop {
-        tokio::select! {
-            _ = table.changed() => shared.apply_table(),
-            () = shared.stop.cancelled() => return,
-        }
+        self.tell_freed();
     }
 }
 

@@ -16,14 +16,41 @@ pub struct Head {
     pub quiescing: bool,
 }
 
-/// Builds the table: rows sorted by name, the wanted slots of each pool.
+/// Who owns the buckets of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Pool.
+    pub daemon: Daemon,
+    /// Its slots.
+    pub slots: Vec<u16>,
+    /// Its slots after the move that is under way; empty: none is.
+    pub next: Vec<u16>,
+    /// Second step of the move.
+    pub held: bool,
+}
+
+impl Share {
+    /// The share of these slots, without a move.
+    #[must_use]
+    pub fn of(daemon: Daemon, slots: Vec<u16>) -> Self {
+        Self { daemon, slots, next: Vec::new(), held: false }
+    }
+}
+
+/// Builds the table: rows sorted by name, the slots of each pool.
 #[must_use]
-pub fn build(head: Head, rows: impl IntoIterator<Item = pb::Instance>, pools: impl IntoIterator<Item = (Daemon, Vec<u16>)>) -> pb::Table {
+pub fn build(head: Head, rows: impl IntoIterator<Item = pb::Instance>, pools: impl IntoIterator<Item = Share>) -> pb::Table {
     let mut instances: Vec<pb::Instance> = rows.into_iter().collect();
     instances.sort_by(|a, b| a.name.cmp(&b.name));
-    let pools = pools.into_iter().map(|(daemon, mut slots)| {
+    let numbers = |mut slots: Vec<u16>| {
         slots.sort_unstable();
-        pb::PoolSlots { daemon: daemon.name().into(), slots: slots.into_iter().map(u32::from).collect() }
+        slots.into_iter().map(u32::from).collect()
+    };
+    let pools = pools.into_iter().map(|share| pb::PoolSlots {
+        daemon: share.daemon.name().into(),
+        slots: numbers(share.slots),
+        next: numbers(share.next),
+        held: share.held,
     });
     pb::Table {
         epoch: head.epoch,

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod client;
 pub mod clock;
 pub mod dial;
+mod epochs;
 pub mod limits;
 pub mod serve;
 pub mod status;
@@ -15,5 +16,6 @@ pub mod table;
 
 pub use client::{CallError, ClusterData, Op};
 pub use dial::{dial, dial_lazy};
+pub use epochs::Part;
 pub use serve::{ServeOptions, serve, serve_incoming};
 pub use table::{Row, RowState, Table, TableWatch};

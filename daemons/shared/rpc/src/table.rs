@@ -12,6 +12,7 @@ use wk_types::{Bucket, Daemon, Incarnation, InstanceName, NodeId, owner_slot};
 
 use crate::backoff::Backoff;
 use crate::dial::dial;
+use crate::epochs::{Epochs, Part, Reporter};
 use crate::limits::CONTROL_DEADLINE;
 
 pub use wk_proto::node::v1::State as RowState;
@@ -31,7 +32,15 @@ pub struct Table {
     /// A stop is under way.
     pub quiescing: bool,
     instances: BTreeMap<InstanceName, Row>,
-    pools: HashMap<Daemon, Box<[u16]>>,
+    pools: HashMap<Daemon, Share>,
+}
+
+/// The slots of a pool, and those it is to have after a move.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Share {
+    slots: Box<[u16]>,
+    next: Box<[u16]>,
+    held: bool,
 }
 
 /// One instance, from its spawn on.
@@ -77,7 +86,26 @@ impl Table {
     /// Wanted slots of a pool, running or not; empty before the first table.
     #[must_use]
     pub fn pool_slots(&self, daemon: Daemon) -> &[u16] {
-        self.pools.get(&daemon).map_or(&[], |slots| slots)
+        self.pools.get(&daemon).map_or(&[], |share| &share.slots)
+    }
+
+    /// Slots the pool has after the move that is under way; empty: none is.
+    #[must_use]
+    pub fn next_slots(&self, daemon: Daemon) -> &[u16] {
+        self.pools.get(&daemon).map_or(&[], |share| &share.next)
+    }
+
+    /// Second step of a move: nobody sends items of the moving buckets any more.
+    #[must_use]
+    pub fn held(&self, daemon: Daemon) -> bool {
+        self.pools.get(&daemon).is_some_and(|share| share.held && !share.next.is_empty())
+    }
+
+    /// True when `bucket` is about to get another owner in the pool of `daemon`.
+    #[must_use]
+    pub fn moves(&self, daemon: Daemon, bucket: Bucket) -> bool {
+        let next = self.next_slots(daemon);
+        !next.is_empty() && owner_slot(bucket, next) != owner_slot(bucket, self.pool_slots(daemon))
     }
 
     /// The instance that owns `bucket` in the pool of `daemon`, running or not; `None` for an empty pool.
@@ -111,8 +139,8 @@ impl From<pb::Table> for Table {
             .pools
             .into_iter()
             .filter_map(|pool| {
-                let slots = pool.slots.into_iter().filter_map(|s| u16::try_from(s).ok()).collect();
-                Some((pool.daemon.parse().ok()?, slots))
+                let slots = |list: Vec<u32>| list.into_iter().filter_map(|s| u16::try_from(s).ok()).collect();
+                Some((pool.daemon.parse().ok()?, Share { slots: slots(pool.slots), next: slots(pool.next), held: pool.held }))
             })
             .collect();
         Self {
@@ -150,26 +178,39 @@ pub struct TableWatch {
 struct Source {
     node_sock: PathBuf,
     instance: String,
-    task: Option<JoinHandle<()>>,
+    epochs: Arc<Epochs>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
+        for task in &self.tasks {
             task.abort();
         }
     }
 }
 
-/// Starts to follow the table that is served on `node_sock`; `instance` is our own name, for the server's log.
+/// Starts to follow the table that is served on `node_sock`; `instance` and `incarnation` are our own. Incarnation 0: somebody who only
+/// looks, and has no part in moves of shares.
 ///
 /// The watch reconnects by itself and keeps the last table meanwhile. Must be called inside a tokio runtime.
 #[must_use]
-pub fn watch(node_sock: impl Into<PathBuf>, instance: &str) -> TableWatch {
+pub fn watch(node_sock: impl Into<PathBuf>, instance: &str, incarnation: Incarnation) -> TableWatch {
     let node_sock = node_sock.into();
     let (sender, table) = watch::channel(Arc::new(Table::default()));
-    let task = tokio::spawn(follow(node_sock.clone(), instance.to_owned(), sender));
-    let source = Source { node_sock, instance: instance.to_owned(), task: Some(task) };
+    let epochs = Arc::new(Epochs::default());
+    let reporter = Reporter {
+        node_sock: node_sock.clone(),
+        instance: instance.to_owned(),
+        incarnation,
+        epochs: Arc::clone(&epochs),
+        table: table.clone(),
+    };
+    let mut tasks = vec![tokio::spawn(follow(node_sock.clone(), instance.to_owned(), sender, Arc::clone(&epochs)))];
+    if incarnation != 0 {
+        tasks.push(tokio::spawn(reporter.run()));
+    }
+    let source = Source { node_sock, instance: instance.to_owned(), epochs, tasks };
     TableWatch { table, source: Arc::new(source) }
 }
 
@@ -177,7 +218,7 @@ impl TableWatch {
     /// A watch over tables that the caller publishes: for tests and for processes without a supervisor.
     #[must_use]
     pub fn from_channel(table: watch::Receiver<Arc<Table>>) -> Self {
-        let source = Source { node_sock: PathBuf::new(), instance: String::new(), task: None };
+        let source = Source { node_sock: PathBuf::new(), instance: String::new(), epochs: Arc::default(), tasks: Vec::new() };
         Self { table, source: Arc::new(source) }
     }
 
@@ -212,6 +253,18 @@ impl TableWatch {
         }
     }
 
+    /// A part of the process that has to do something about moves of shares: the process reports an epoch when all its parts have met it.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        self.source.epochs.part()
+    }
+
+    /// Lowest epoch that all parts have met; `None` without parts.
+    #[must_use]
+    pub fn met(&self) -> Option<u64> {
+        self.source.epochs.met()
+    }
+
     /// Reports to the supervisor that a link to `stalled` makes no progress. Best effort: failures are logged only.
     pub async fn report_stall(&self, stalled: InstanceName, incarnation: Incarnation, for_time: std::time::Duration) {
         if let Err(err) = self.try_report_stall(stalled, incarnation, for_time).await {
@@ -236,10 +289,10 @@ impl TableWatch {
 }
 
 /// Follows the table until nobody holds a receiver.
-async fn follow(node_sock: PathBuf, instance: String, sender: watch::Sender<Arc<Table>>) {
+async fn follow(node_sock: PathBuf, instance: String, sender: watch::Sender<Arc<Table>>, epochs: Arc<Epochs>) {
     let mut backoff = Backoff::default();
     while !sender.is_closed() {
-        match follow_once(&node_sock, &instance, &sender, &mut backoff).await {
+        match follow_once(&node_sock, &instance, &sender, &epochs, &mut backoff).await {
             Ok(()) => tracing::debug!("node table stream ended"),
             Err(err) => tracing::debug!(err, "node table is out of reach"),
         }
@@ -247,10 +300,18 @@ async fn follow(node_sock: PathBuf, instance: String, sender: watch::Sender<Arc<
     }
 }
 
-async fn follow_once(path: &Path, instance: &str, sender: &watch::Sender<Arc<Table>>, backoff: &mut Backoff) -> Result<(), String> {
+async fn follow_once(
+    path: &Path,
+    instance: &str,
+    sender: &watch::Sender<Arc<Table>>,
+    epochs: &Epochs,
+    backoff: &mut Backoff,
+) -> Result<(), String> {
     let channel = dial(path).await.map_err(|e| e.to_string())?;
     let request = pb::WatchRequest { instance: instance.to_owned() };
     let mut tables = NodeTableClient::new(channel).watch(request).await.map_err(|e| e.to_string())?.into_inner();
+    // Perhaps another supervisor, which has not heard us.
+    epochs.forget();
     while let Some(table) = tables.message().await.map_err(|e| e.to_string())? {
         backoff.reset();
         let table = Arc::new(Table::from(table));

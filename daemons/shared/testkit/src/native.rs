@@ -208,7 +208,7 @@ impl Native {
     /// Follows the node table.
     #[must_use]
     pub fn table(&self) -> TableWatch {
-        wk_rpc::table::watch(self.runtime().join(wk_rpc::table::NODE_SOCKET), "test")
+        wk_rpc::table::watch(self.runtime().join(wk_rpc::table::NODE_SOCKET), "test", 0)
     }
 
     /// Waits until the row of an instance satisfies the condition.

@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 use wk_proto::cluster::v1 as pb;
 use wk_proto::cluster::v1::Code;
 use wk_rpc::backoff::Backoff;
-use wk_rpc::{CallError, ClusterData};
+use wk_rpc::{CallError, ClusterData, TableWatch};
+use wk_types::{Bucket, InstanceName};
 
 use super::events::Ask;
 use crate::fault::Bug;
@@ -35,52 +36,84 @@ enum ActivateError {
     Ended,
 }
 
-/// Opens `buckets` as `owner`; tries again until it works. Ends early when the pool has ended, or when a newer life owns them.
-pub async fn activate(cluster: ClusterData, inbox: Arc<Inbox<Ask>>, buckets: Vec<u16>, owner: pb::Owner, bug: Option<Bug>) {
-    let mut backoff = Backoff::default();
-    loop {
-        cluster.ready().await;
-        match once(&cluster, &inbox, &buckets, owner, bug).await {
-            Ok(()) | Err(ActivateError::Ended) => return,
-            Err(ActivateError::Call(err)) if err.code() == Code::Fenced => {
-                tracing::error!(?owner, "a newer owner has taken the buckets: they stay closed");
-                return;
-            }
-            Err(err) => tracing::warn!(%err, source = ?std::error::Error::source(&err), "buckets cannot be opened yet"),
-        }
-        tokio::time::sleep(backoff.pause().max(Duration::from_millis(50))).await;
-    }
+/// Buckets on their way to being open.
+#[derive(Debug)]
+pub struct Activation {
+    /// Its number; what a later one has taken up is none of its business.
+    pub number: u64,
+    /// Log, cursors, journal.
+    pub cluster: ClusterData,
+    /// The pool.
+    pub inbox: Arc<Inbox<Ask>>,
+    /// Who owns what.
+    pub table: TableWatch,
+    /// Our name.
+    pub me: InstanceName,
+    /// Who we are to the cluster.
+    pub owner: pb::Owner,
+    /// Test switch.
+    pub bug: Option<Bug>,
 }
 
-async fn once(cluster: &ClusterData, inbox: &Inbox<Ask>, buckets: &[u16], owner: pb::Owner, bug: Option<Bug>) -> Result<(), ActivateError> {
-    let mut loaded = cluster.load_cursors(CONSUMER).await?;
-    if bug == Some(Bug::NoCursor) {
-        loaded.cursors.clear();
+impl Activation {
+    /// Opens `buckets`; tries again until it works, as long as the table says that they are ours. Ends early when the pool has ended.
+    pub async fn run(self, mut buckets: Vec<u16>) {
+        let mut backoff = Backoff::default();
+        loop {
+            self.cluster.ready().await;
+            let table = self.table.get();
+            let ours = |bucket: &u16| Bucket::from_index(*bucket).and_then(|b| table.owner(self.me.daemon, b)) == Some(self.me);
+            buckets.retain(ours);
+            if buckets.is_empty() {
+                return;
+            }
+            // A later epoch may be what it takes: an owner of before, which had heard of this one, has used it.
+            let owner = pb::Owner { epoch: self.owner.epoch.max(table.epoch), ..self.owner };
+            match self.once(&buckets, owner).await {
+                Ok(()) | Err(ActivateError::Ended) => return,
+                Err(ActivateError::Call(err)) if err.code() == Code::Fenced => {
+                    tracing::error!(
+                        ?owner,
+                        "the cluster has seen a newer owner of the buckets than the node table names: they stay closed"
+                    );
+                }
+                Err(err) => tracing::warn!(%err, source = ?std::error::Error::source(&err), "buckets cannot be opened yet"),
+            }
+            tokio::time::sleep(backoff.pause().max(Duration::from_millis(50))).await;
+        }
     }
-    let groups = u32::try_from(loaded.applied.len()).unwrap_or(0);
-    if groups == 0 {
-        return Err(ActivateError::NoGroups);
+
+    async fn once(&self, buckets: &[u16], owner: pb::Owner) -> Result<(), ActivateError> {
+        let (cluster, inbox) = (&self.cluster, &*self.inbox);
+        let mut loaded = cluster.load_cursors(CONSUMER).await?;
+        if self.bug == Some(Bug::NoCursor) {
+            loaded.cursors.clear();
+        }
+        let groups = u32::try_from(loaded.applied.len()).unwrap_or(0);
+        if groups == 0 {
+            return Err(ActivateError::NoGroups);
+        }
+        let starts = starts(&loaded, groups, buckets);
+        let cursors = starts.iter().map(|(bucket, index)| cursor(*bucket, groups, *index)).collect();
+        let applied = match self.bug {
+            Some(Bug::NoFence) => loaded.applied,
+            _ => cluster.take_over(cursors, owner).await?,
+        };
+        inbox.push(Event::Ask(Ask::Started(self.number, groups, starts.iter().map(|(b, i)| (*b, *i)).collect())));
+        let mut by_group: BTreeMap<u32, Vec<(u16, u64)>> = BTreeMap::new();
+        for (bucket, index) in &starts {
+            by_group.entry(u32::from(*bucket) % groups).or_default().push((*bucket, *index));
+        }
+        // A channel has one group: its entries come in order however the groups overlap.
+        let reads = by_group.into_iter().map(|(group, starts)| {
+            let upto = usize::try_from(group).ok().and_then(|g| applied.get(g)).copied().unwrap_or(0);
+            read_group(cluster, inbox, group, starts, upto)
+        });
+        stream::iter(reads).buffer_unordered(JOURNALS_AT_ONCE).try_collect::<()>().await?;
+        inbox.push(Event::Ask(Ask::Opened(self.number, buckets.to_vec())));
+        tracing::info!(buckets = buckets.len(), groups, "buckets are open");
+        Ok(())
     }
-    let starts = starts(&loaded, groups, buckets);
-    let cursors = starts.iter().map(|(bucket, index)| cursor(*bucket, groups, *index)).collect();
-    let applied = match bug {
-        Some(Bug::NoFence) => loaded.applied,
-        _ => cluster.take_over(cursors, owner).await?,
-    };
-    inbox.push(Event::Ask(Ask::Started(groups, starts.iter().map(|(b, i)| (*b, *i)).collect())));
-    let mut by_group: BTreeMap<u32, Vec<(u16, u64)>> = BTreeMap::new();
-    for (bucket, index) in &starts {
-        by_group.entry(u32::from(*bucket) % groups).or_default().push((*bucket, *index));
-    }
-    // A channel has one group: its entries come in order however the groups overlap.
-    let reads = by_group.into_iter().map(|(group, starts)| {
-        let upto = usize::try_from(group).ok().and_then(|g| applied.get(g)).copied().unwrap_or(0);
-        read_group(cluster, inbox, group, starts, upto)
-    });
-    stream::iter(reads).buffer_unordered(JOURNALS_AT_ONCE).try_collect::<()>().await?;
-    inbox.push(Event::Ask(Ask::Opened(buckets.to_vec())));
-    tracing::info!(buckets = buckets.len(), groups, "buckets are open");
-    Ok(())
 }
 
 /// Where the distribution of each bucket continues.

@@ -19,7 +19,7 @@ use crate::origin::Now;
 impl Channels {
     /// Sends the next requests, one batch per channel that is ready.
     pub(super) fn start_appends(&mut self, out: &mut impl Out) {
-        while !self.ready.is_empty() && self.requests.len() < APPENDS_IN_FLIGHT && !self.fenced {
+        while !self.ready.is_empty() && self.requests.len() < APPENDS_IN_FLIGHT {
             if self.undistributed_bytes > UNDISTRIBUTED_BYTES_MAX {
                 return;
             }
@@ -40,8 +40,13 @@ impl Channels {
 
     /// The frame of a channel's append and its messages: the one to repeat, or a new one from its queue.
     fn prepare(&mut self, index: usize) -> Option<(Bytes, usize)> {
+        let moves = self.moves(index);
         let (rules, chan) = (&self.rules, self.chans.get_mut(index)?);
         chan.queued = false;
+        if !moves {
+            // When its bucket opens it is queued again.
+            return None;
+        }
         let tracker = &mut self.buckets.get_mut(usize::from(chan.bucket.index()))?.tracker;
         let flight = match chan.flight.take() {
             Some(flight) => flight,
@@ -127,15 +132,17 @@ impl Channels {
 
     /// A channel's batch was not stored, or nobody knows.
     fn not_appended(&mut self, index: usize, code: Code, now: Now, out: &mut impl Out) {
-        if code == Code::Fenced {
-            // Another life owns the bucket: what we hold stays unsettled and is replayed to it.
-            self.fenced = true;
+        if let Some(flight) = self.chans.get_mut(index).and_then(|c| c.flight.as_mut()) {
+            flight.sent = false;
         }
+        if code == Code::Fenced {
+            self.fenced(index, now, out);
+        }
+        let again = self.is_repeated(index, code);
         let Some(chan) = self.chans.get_mut(index) else { return };
         let Some(flight) = &mut chan.flight else { return };
-        flight.sent = false;
         flight.unknown |= code == Code::UnknownOutcome;
-        if code.retryable() || self.fenced {
+        if again {
             self.counts.append_retries += 1;
             let doubled = APPEND_RETRY_MIN_MS << flight.attempts.saturating_sub(1).min(8);
             self.delayed.push((now.mono_ms.saturating_add(doubled.min(APPEND_RETRY_MAX_MS)), index));
@@ -151,7 +158,7 @@ impl Channels {
         }
     }
 
-    fn release(&mut self, index: usize, floor: u64) {
+    pub(super) fn release(&mut self, index: usize, floor: u64) {
         let bucket = self.chans.get(index).map(|c| usize::from(c.bucket.index()));
         if let Some(state) = bucket.and_then(|b| self.buckets.get_mut(b)) {
             state.tracker.end(floor);

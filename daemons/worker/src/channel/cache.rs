@@ -297,6 +297,12 @@ impl Chan {
         self.tag = TagState::Unknown;
     }
 
+    /// Something of it is neither answered nor distributed.
+    #[must_use]
+    pub fn has_messages(&self) -> bool {
+        !self.incoming.is_empty() || !self.decided.is_empty() || self.flight.is_some() || !self.dist.is_empty()
+    }
+
     /// True when it can leave memory without losing anything.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -28,6 +28,13 @@ pub struct Job {
     answer: Option<(Answer, ConnId, Bytes)>,
 }
 
+impl Job {
+    /// Bucket of the channel.
+    pub(super) fn bucket(&self) -> u16 {
+        self.bucket
+    }
+}
+
 /// Marks tokens of Delivers; all other tokens are origins.
 const JOB: u64 = 1 << 63;
 
@@ -87,7 +94,7 @@ impl Channels {
             if chan.dist.is_empty() || chan.blocked {
                 return;
             }
-            if self.owners.version == 0 || out.congested() {
+            if self.owners.version == 0 || self.push_moves || out.congested() {
                 chan.blocked = true;
                 self.blocked.push_back(index);
                 return;
@@ -206,7 +213,7 @@ impl Channels {
 
     /// Lets blocked channels go on while there is room.
     pub fn unblock_all(&mut self, now: Now, out: &mut impl Out) {
-        while self.owners.version > 0 && !out.congested() {
+        while self.owners.version > 0 && !self.push_moves && !out.congested() {
             let Some(index) = self.blocked.pop_front() else { return };
             self.unblock(index);
             self.distribute(index, now, out);

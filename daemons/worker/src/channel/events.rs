@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use wk_link::PeerEvent;
 use wk_proto::cluster::v1 as pb;
 use wk_proto::cluster::v1::Code;
-use wk_rpc::{CallError, ClusterData, TableWatch};
-use wk_types::{ChannelType, Incarnation, InstanceName};
+use wk_rpc::{CallError, ClusterData, Part, Table, TableWatch};
+use wk_types::{ChannelType, Daemon, Incarnation, InstanceName, Pool};
 
-use super::activate::activate;
+use super::activate::Activation;
 use super::handle::Channels;
 use super::out::{Call, Links};
 use crate::clock::now;
@@ -25,6 +25,7 @@ use crate::limits::{APPEND_ATTEMPT, CURSOR_SAVE, DRAIN_MAX, SCAN_MEMBERS, SYSTEM
 use crate::metrics::ChannelMetrics;
 use crate::origin::{Now, Origin};
 use crate::quarantine::Quarantine;
+use crate::rpc::calls::Calls as Changes;
 use crate::state::State;
 
 /// What control calls and the activation ask of the pool.
@@ -32,12 +33,12 @@ use crate::state::State;
 pub enum Ask {
     /// Rows or lists of these channels have changed in the cluster.
     Changed(Vec<(String, ChannelType)>, oneshot::Sender<()>),
-    /// Number of groups, and where the distribution of each gained bucket continues.
-    Started(u32, Vec<(u16, u64)>),
+    /// Number of an activation, number of groups, and where the distribution of each gained bucket continues.
+    Started(u64, u32, Vec<(u16, u64)>),
     /// Journal entries to distribute once more; answered when there is room for more.
     Journal(Vec<pb::JournalEntry>, oneshot::Sender<()>),
-    /// Messages of these buckets move.
-    Opened(Vec<u16>),
+    /// Number of an activation: messages of these buckets move.
+    Opened(u64, Vec<u16>),
     /// Save the cursors now, those of idle buckets too; answered when it was tried.
     SaveCursors(oneshot::Sender<()>),
 }
@@ -61,6 +62,10 @@ const ALL_CURSORS_EVERY: u64 = 120;
 /// Everything the task owns.
 #[derive(Debug)]
 pub struct ChannelPool {
+    /// What moves of buckets ask of this pool.
+    pub part: Part,
+    /// Changes of rows under way.
+    pub changes: Changes,
     /// Our name.
     pub me: InstanceName,
     /// Spawn counter of our slot.
@@ -109,6 +114,8 @@ pub struct Run {
     /// Epoch at which we gained buckets last. A scale lets a slot gain or lose, never both (rendezvous), so what we still send for buckets
     /// that we have lost bears an epoch below that of their new owner.
     gained: u64,
+    /// Last epoch that was met.
+    met: u64,
 }
 
 impl ChannelPool {
@@ -119,14 +126,14 @@ impl ChannelPool {
         let mut events = Vec::new();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.take_table();
+        let mut taken = self.take_table();
         loop {
             // Cancel safe: waiting takes nothing out of any queue; a finished call is returned by the same poll that removes it.
             tokio::select! {
                 () = self.inbox.wait() => {}
                 Some(reply) = calls.next(), if !calls.is_empty() => self.reply(reply),
                 _ = tick.tick() => self.tick(&calls),
-                _ = self.table.changed() => self.take_table(),
+                _ = self.table.changed() => taken = self.take_table(),
                 () = stop.cancelled(), if self.run.draining.is_none() => self.run.draining = Some(Instant::now() + DRAIN_MAX),
             }
             self.inbox.take(&mut events);
@@ -140,6 +147,7 @@ impl ChannelPool {
             self.let_journal_go_on();
             self.flush_cursors(&calls);
             self.state.set_ready(self.channels.is_open());
+            self.meet(&taken, &calls);
             if self.drained() {
                 break;
             }
@@ -148,13 +156,28 @@ impl ChannelPool {
         self.links.peers.drained();
     }
 
-    fn take_table(&mut self) {
+    fn take_table(&mut self) -> Arc<Table> {
         let table = self.table.get();
         if table.epoch > 0 {
             self.run.born.get_or_insert(table.epoch);
         }
         if self.channels.table(&table, self.me.slot, &mut self.links) {
             self.run.gained = table.epoch;
+        }
+        table
+    }
+
+    /// Says what has been done about a move of buckets.
+    fn meet(&mut self, table: &Table, calls: &Calls) {
+        if self.run.met == table.epoch {
+            return;
+        }
+        let pushes = if table.next_slots(Daemon::Worker(Pool::Push)).is_empty() { 0 } else { self.links.pushes.owed() };
+        if self.channels.have_let_go(table, pushes) && self.changes.have_let_go(table, self.me.daemon) {
+            self.run.met = table.epoch;
+            self.part.meet(table.epoch);
+        } else if table.held(self.me.daemon) {
+            self.save_cursors(calls, false);
         }
     }
 
@@ -215,14 +238,14 @@ impl ChannelPool {
                     tracing::debug!("the caller has given up");
                 }
             }
-            Ask::Started(groups, starts) => self.channels.started(groups, &starts),
+            Ask::Started(activation, groups, starts) => self.channels.started(activation, groups, &starts),
             Ask::Journal(entries, reply) => {
                 for entry in entries {
                     self.channels.replay(&entry, at);
                 }
                 self.run.journal.push(reply);
             }
-            Ask::Opened(buckets) => self.channels.open(&buckets),
+            Ask::Opened(activation, buckets) => self.channels.open(activation, &buckets),
             Ask::SaveCursors(reply) => self.run.flush.push(reply),
         }
     }
@@ -243,9 +266,6 @@ impl ChannelPool {
             Reply::SystemUids(None) => self.run.last_system = None,
             Reply::Append(request, result) => {
                 self.channels.appended(request, result, at, &mut self.links);
-                if self.channels.is_fenced() {
-                    tracing::error!("the cluster refuses this process as an old owner: nothing is appended any more");
-                }
             }
             Reply::Saved(cursors, saved) => {
                 self.run.saving = false;
@@ -296,11 +316,11 @@ impl ChannelPool {
                         Reply::Append(request, reply.inspect_err(|err| tracing::debug!(%err, "append failed")).map_err(|err| code(&err)))
                     })
                 }
-                Call::Activate(buckets) => {
-                    let inbox = Arc::clone(&self.inbox);
-                    let bug = self.bug;
+                Call::Activate(number, buckets) => {
+                    let (table, me, bug) = (self.table.clone(), self.me, self.bug);
+                    let activation = Activation { number, cluster, inbox: Arc::clone(&self.inbox), table, me, owner, bug };
                     Box::pin(async move {
-                        activate(cluster, inbox, buckets, owner, bug).await;
+                        activation.run(buckets).await;
                         Reply::Activated
                     })
                 }

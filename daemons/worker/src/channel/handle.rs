@@ -16,9 +16,9 @@ use wk_types::limits::SEND_DEADLINE;
 use wk_types::{BUCKETS, Bucket, ChannelKey, ChannelType, Daemon, Pool, Reason};
 
 use super::cache::{Chan, Decided, KeyRef, Pending, Stored, Verdict};
-use super::cursor::Tracker;
 use super::distribute::Job;
 use super::facts::Asked;
+use super::share::BucketState;
 use super::tag::Owners;
 use crate::limits::RULE_STAMPS;
 use crate::origin::{Now, Origin, Sender};
@@ -45,8 +45,8 @@ pub trait Out {
     fn system_uids(&mut self);
     /// One append request; the reply comes back with this number.
     fn append(&mut self, request: usize, channels: u32, batches: Bytes);
-    /// Buckets that are ours now: their cursors are loaded and their journals read before [`Channels::open`].
-    fn activate(&mut self, buckets: Vec<u16>);
+    /// Buckets that are ours now: their cursors are loaded and their journals read before [`Channels::open`], which gets the same number.
+    fn activate(&mut self, number: u64, buckets: Vec<u16>);
     /// True when the push workers cannot take more at the moment.
     fn congested(&self) -> bool;
 }
@@ -106,19 +106,10 @@ pub struct Counts {
     pub queries: u64,
     /// Messages distributed from the journal after a start.
     pub replayed: u64,
+    /// Channel batches that were refused as those of an old owner.
+    pub fenced: u64,
     /// Items that could not be read: a bug of a neighbour.
     pub broken: u64,
-}
-
-/// One bucket.
-#[derive(Debug, Default)]
-pub(super) struct BucketState {
-    /// It belongs to our share.
-    pub owned: bool,
-    /// Its cursor is stored and its journal was read: messages move.
-    pub open: bool,
-    /// Its cursor.
-    pub tracker: Tracker,
 }
 
 /// State of a channel worker.
@@ -149,8 +140,12 @@ pub struct Channels {
     pub(super) blocked: VecDeque<usize>,
     pub(super) jobs: Slab<Job>,
     pub(super) undistributed_bytes: usize,
-    /// The cluster has refused us as an old owner: nothing is appended any more.
-    pub(super) fenced: bool,
+    /// A node table was seen.
+    pub(super) known: bool,
+    /// Activations of buckets so far.
+    pub(super) activations: u64,
+    /// Receivers are moving between push workers: nothing is distributed.
+    pub(super) push_moves: bool,
     pub(super) swept_ms: u64,
     pub(super) counts: Counts,
 }
@@ -180,7 +175,9 @@ impl Channels {
             blocked: VecDeque::new(),
             jobs: Slab::new(),
             undistributed_bytes: 0,
-            fenced: false,
+            known: false,
+            activations: 0,
+            push_moves: false,
             swept_ms: 0,
             counts: Counts::default(),
         }
@@ -198,75 +195,10 @@ impl Channels {
         (self.chans.len(), self.jobs.len(), self.undistributed_bytes)
     }
 
-    /// True once every owned bucket is open, and there is one.
+    /// True once every owned bucket is open. A worker may own none yet.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.buckets.iter().all(|b| b.open || !b.owned) && self.buckets.iter().any(|b| b.owned)
-    }
-
-    /// True when the cluster has refused us as an old owner.
-    #[must_use]
-    pub fn is_fenced(&self) -> bool {
-        self.fenced
-    }
-
-    /// Takes over a node table; `my_slot` is our slot in the channel pool.
-    pub fn table(&mut self, table: &wk_rpc::Table, my_slot: u16, out: &mut impl Out) -> bool {
-        if self.owners.set(table.pool_slots(Daemon::Worker(Pool::Push))) {
-            // Tags of the old grouping are rebuilt with their next use.
-            while let Some(chan) = self.blocked.pop_front() {
-                self.unblock(chan);
-            }
-        }
-        let slots = table.pool_slots(Daemon::Worker(Pool::Channel));
-        !slots.is_empty() && self.share(|bucket| wk_types::owner_slot(bucket, slots) == Some(my_slot), out)
-    }
-
-    /// Sets which buckets are ours; those we gain are activated. True when there are any.
-    pub fn share(&mut self, owned: impl Fn(Bucket) -> bool, out: &mut impl Out) -> bool {
-        let mut gained = Vec::new();
-        for (bucket, state) in Bucket::all().zip(&mut self.buckets) {
-            let now = owned(bucket);
-            if now && !state.owned {
-                state.open = false;
-                gained.push(bucket.index());
-            }
-            state.owned = now;
-        }
-        if gained.is_empty() {
-            return false;
-        }
-        for (_, chan) in &mut self.chans {
-            if gained.contains(&chan.bucket.index()) {
-                chan.forget();
-            }
-        }
-        out.activate(gained);
-        true
-    }
-
-    /// Cursors of gained buckets are loaded and stored: distribution continues there.
-    pub fn started(&mut self, groups: u32, starts: &[(u16, u64)]) {
-        self.groups = groups;
-        self.group_seen.resize(usize::try_from(groups).unwrap_or(0), 0);
-        for (bucket, index) in starts {
-            if let Some(state) = self.buckets.get_mut(usize::from(*bucket)) {
-                state.tracker = Tracker::starting_at(*index);
-            }
-        }
-    }
-
-    /// The journals of these buckets have been read: messages move.
-    pub fn open(&mut self, buckets: &[u16]) {
-        for bucket in buckets {
-            if let Some(state) = self.buckets.get_mut(usize::from(*bucket)) {
-                state.open = true;
-            }
-        }
-        let waiting: Vec<usize> = self.chans.iter().filter(|(_, c)| !c.incoming.is_empty()).map(|(i, _)| i).collect();
-        for chan in waiting {
-            self.touch(chan);
-        }
+        self.known && self.buckets.iter().all(|b| b.open || !b.owned)
     }
 
     /// A newer life of a sender was met. A new user worker may have lost changes of person rules on the way: all verdicts about persons are void.
@@ -373,9 +305,7 @@ impl Channels {
 
     /// Gives verdicts to the messages of a channel, in order, until facts are missing.
     fn decide(&mut self, index: usize, now: Now, out: &mut impl Out) {
-        let Some(chan) = self.chans.get(index) else { return };
-        let open = self.buckets.get(usize::from(chan.bucket.index())).is_some_and(|b| b.open);
-        if !open {
+        if !self.moves(index) {
             return;
         }
         while let Some(origin) = self.chans.get(index).and_then(|c| c.incoming.front()).map(|p| p.origin) {

@@ -20,4 +20,5 @@ pub mod facts;
 pub mod handle;
 pub mod out;
 pub mod permission;
+mod share;
 pub mod tag;

@@ -21,8 +21,8 @@ pub enum Call {
     SystemUids,
     /// Number, channels and batches.
     Append(usize, u32, Bytes),
-    /// Buckets that are ours now.
-    Activate(Vec<u16>),
+    /// Number, and buckets that are ours now.
+    Activate(u64, Vec<u16>),
 }
 
 /// Links of the pool.
@@ -88,8 +88,8 @@ impl Out for Links {
         self.calls.push(Call::Append(request, channels, batches));
     }
 
-    fn activate(&mut self, buckets: Vec<u16>) {
-        self.calls.push(Call::Activate(buckets));
+    fn activate(&mut self, number: u64, buckets: Vec<u16>) {
+        self.calls.push(Call::Activate(number, buckets));
     }
 
     fn congested(&self) -> bool {

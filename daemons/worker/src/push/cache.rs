@@ -149,6 +149,14 @@ impl Sessions {
         ids.len()
     }
 
+    /// Removes the sessions of users for whom `owned` is false.
+    pub fn keep(&mut self, owned: impl Fn(&str) -> bool) {
+        let gone: Vec<ConnId> = self.conns.iter().filter(|(_, c)| !owned(&c.uid)).map(|(_, c)| c.id).collect();
+        for id in gone {
+            self.remove(id);
+        }
+    }
+
     /// Places of a uid's connections; empty for nobody.
     #[must_use]
     pub fn of(&self, uid: &str) -> SmallVec<[usize; 2]> {

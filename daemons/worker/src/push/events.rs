@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use wk_link::PeerEvent;
-use wk_rpc::TableWatch;
+use wk_rpc::{Part, Table, TableWatch};
+use wk_types::{Bucket, InstanceName};
 
 use super::handle::Push;
 use super::out::Links;
@@ -24,6 +25,10 @@ use crate::state::State;
 /// Everything the task owns. No control call asks anything of this pool.
 #[derive(Debug)]
 pub struct PushPool {
+    /// Our name.
+    pub me: InstanceName,
+    /// What moves of buckets ask of this pool.
+    pub part: Part,
     /// What comes in.
     pub inbox: Arc<Inbox<()>>,
     /// Decisions.
@@ -60,13 +65,13 @@ impl PushPool {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let jitter = RandomState::new();
-        self.push.table(&self.table.get());
+        let mut taken = self.take_table(&Table::default());
         loop {
             // Cancel safe: waiting takes nothing out of any queue.
             tokio::select! {
                 () = self.inbox.wait() => {}
                 _ = tick.tick() => self.tick(&jitter),
-                table = self.table.changed() => self.push.table(&table),
+                _ = self.table.changed() => taken = self.take_table(&taken),
                 () = stop.cancelled(), if self.draining.is_none() => self.draining = Some(Instant::now() + DRAIN_MAX),
             }
             self.inbox.take(&mut events);
@@ -75,11 +80,30 @@ impl PushPool {
             }
             self.push.run(now(), &mut self.links);
             self.state.set_ready(self.push.complete());
+            self.meet(&taken);
             if self.drained() {
                 break;
             }
         }
         self.links.peers.drained();
+    }
+
+    fn take_table(&mut self, before: &Table) -> Arc<Table> {
+        let (table, pool) = (self.table.get(), self.me.daemon);
+        self.push.table(&table);
+        let changed = table.pool_slots(pool) != before.pool_slots(pool);
+        if table.next_slots(pool).is_empty() && (changed || !before.next_slots(pool).is_empty()) {
+            // What moved away, or was on its way here when the move was called off.
+            self.push.keep(|uid| table.owner(pool, Bucket::of(uid)).is_none_or(|owner| owner == self.me));
+        }
+        table
+    }
+
+    /// Says what has been done about a move of buckets: in the end nothing is being delivered, and their sessions are known.
+    fn meet(&self, table: &Table) {
+        if !table.held(self.me.daemon) || (self.push.complete() && self.push.waiting() == (0, 0)) {
+            self.part.meet(table.epoch);
+        }
     }
 
     fn event(&mut self, event: Event<()>) {

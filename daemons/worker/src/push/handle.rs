@@ -137,6 +137,11 @@ impl Push {
         }
     }
 
+    /// Forgets the sessions of receivers who are not ours.
+    pub fn keep(&mut self, owned: impl Fn(&str) -> bool) {
+        self.sessions.keep(owned);
+    }
+
     /// A newer life of a sender was met.
     pub fn met(&mut self, sender: Sender) {
         if sender.daemon == Daemon::Gateway {

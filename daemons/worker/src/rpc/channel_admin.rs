@@ -10,7 +10,8 @@ use wk_rpc::{ClusterData, TableWatch};
 use wk_types::InstanceName;
 use wk_types::channel::base_id;
 
-use super::{channel_of, check_owner, ended, propose, routing_id};
+use super::calls::Calls;
+use super::{channel_of, ended, propose, routing_id};
 use crate::channel::events::Ask;
 use crate::inbox::{Event, Inbox};
 
@@ -25,13 +26,15 @@ pub struct ChannelAdminService {
     pub cluster: ClusterData,
     /// Who owns what.
     pub table: TableWatch,
+    /// Changes under way.
+    pub calls: Calls,
 }
 
 #[tonic::async_trait]
 impl ChannelAdmin for ChannelAdminService {
     async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ChangeReply>, Status> {
         let commands = request.into_inner().commands;
-        check_owner(&self.table, self.me, routing_id(&commands)?)?;
+        let _change = self.calls.begin(&self.table, self.me, routing_id(&commands)?)?;
         let mut channels: Vec<_> = commands.iter().filter_map(channel_of).map(|(id, kind)| (base_id(&id).to_owned(), kind)).collect();
         channels.sort_unstable();
         channels.dedup();

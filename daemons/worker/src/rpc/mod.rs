@@ -1,5 +1,6 @@
 //! Control calls on the owners of keys: decode, one call on the pool, encode.
 
+pub mod calls;
 pub mod channel_admin;
 pub mod user_admin;
 
@@ -19,7 +20,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Refuses keys of other owners.
 pub(crate) fn check_owner(table: &TableWatch, me: InstanceName, key: &str) -> Result<(), Status> {
-    match table.get().owner(me.daemon, Bucket::of(base_id(key))) {
+    let (table, bucket) = (table.get(), Bucket::of(base_id(key)));
+    match table.owner(me.daemon, bucket) {
         Some(owner) if owner == me => Ok(()),
         Some(owner) => Err(with_code(Code::Fenced, format!("{owner} owns this key"))),
         None => Err(with_code(Code::NotReady, "no node table yet")),

@@ -18,6 +18,7 @@ use wk_rpc::status::with_code;
 use wk_rpc::{ClusterData, TableWatch};
 use wk_types::{Bucket, ChannelType, DeviceFlag, DeviceLevel, InstanceName, Reason};
 
+use super::calls::Calls;
 use super::{check_owner, ended, propose, routing_id, to_status};
 use crate::inbox::{Event, Inbox};
 use crate::limits::RULES_WAIT;
@@ -42,6 +43,8 @@ pub struct UserAdminService {
     pub table: TableWatch,
     /// Links to the channel workers, for changed rules.
     pub channels: LinkSet,
+    /// Changes under way.
+    pub calls: Calls,
 }
 
 impl UserAdminService {
@@ -89,7 +92,7 @@ impl UserAdminService {
 impl UserAdmin for UserAdminService {
     async fn set_token(&self, request: Request<SetTokenRequest>) -> Result<Response<SetTokenReply>, Status> {
         let r = request.into_inner();
-        check_owner(&self.table, self.me, &r.uid)?;
+        let _change = self.calls.begin(&self.table, self.me, &r.uid)?;
         let flag = flag(r.device_flag)?;
         let (info, user_exists, _) = self.rows(&r.uid, &[]).await?;
         let refused = match (info.ban, info.disband) {
@@ -118,7 +121,7 @@ impl UserAdmin for UserAdminService {
 
     async fn quit(&self, request: Request<QuitRequest>) -> Result<Response<QuitReply>, Status> {
         let r = request.into_inner();
-        check_owner(&self.table, self.me, &r.uid)?;
+        let _change = self.calls.begin(&self.table, self.me, &r.uid)?;
         let flags = match u32::try_from(r.device_flag) {
             Ok(number) => vec![flag(number)?],
             Err(_) => QUIT_ALL.to_vec(),
@@ -152,7 +155,7 @@ impl UserAdmin for UserAdminService {
     async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ChangeReply>, Status> {
         let commands = request.into_inner().commands;
         let uid = routing_id(&commands)?.to_owned();
-        check_owner(&self.table, self.me, &uid)?;
+        let _change = self.calls.begin(&self.table, self.me, &uid)?;
         let flags = commands.iter().filter_map(device_flag).collect();
         let stored = propose(&self.cluster, commands).await;
         // Also after a failure: nobody knows what was applied, so nothing cached may be trusted.

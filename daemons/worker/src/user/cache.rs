@@ -97,6 +97,14 @@ impl Presence {
         conns.len()
     }
 
+    /// Removes the sessions of users for whom `owned` is false.
+    pub fn keep(&mut self, owned: impl Fn(&str) -> bool) {
+        let gone = self.users.iter().filter(|(uid, _)| !owned(uid)).flat_map(|(_, conns)| conns.iter().copied());
+        for conn in gone.collect::<Vec<_>>() {
+            self.remove(conn);
+        }
+    }
+
     /// Number of connections.
     #[must_use]
     pub fn len(&self) -> usize {

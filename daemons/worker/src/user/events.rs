@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use wk_link::PeerEvent;
 use wk_proto::cluster::v1 as pb;
 use wk_proto::worker::v1::OnlineConn;
-use wk_rpc::{ClusterData, TableWatch};
-use wk_types::{Daemon, DeviceFlag, Pool};
+use wk_rpc::{ClusterData, Part, Table, TableWatch};
+use wk_types::{Bucket, DeviceFlag, InstanceName};
 
 use super::handle::Users;
 use super::kick;
@@ -24,6 +24,7 @@ use crate::limits::{DRAIN_MAX, LOOKUP_QUERIES_MAX, TICK};
 use crate::metrics::UserMetrics;
 use crate::origin::{Now, Origin};
 use crate::quarantine::Quarantine;
+use crate::rpc::calls::Calls;
 use crate::state::State;
 
 /// What control calls ask of the pool.
@@ -43,6 +44,12 @@ type Loaded = (usize, Option<Vec<pb::Answer>>);
 /// Everything the task owns.
 #[derive(Debug)]
 pub struct UserPool {
+    /// Our name.
+    pub me: InstanceName,
+    /// What moves of buckets ask of this pool.
+    pub part: Part,
+    /// Changes of rows under way.
+    pub calls: Calls,
     /// What comes in.
     pub inbox: Arc<Inbox<Ask>>,
     /// Decisions.
@@ -70,7 +77,7 @@ impl UserPool {
         let mut events = Vec::new();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut slots = self.take_table(&[]);
+        let mut taken = self.take_table(&Table::default());
         loop {
             // Cancel safe: waiting takes nothing out of any queue; a finished lookup is returned by the same poll that removes it.
             tokio::select! {
@@ -79,7 +86,7 @@ impl UserPool {
                     self.users.loaded(load, answers, now(), &mut self.links);
                 }
                 _ = tick.tick() => self.tick(),
-                _ = self.table.changed() => slots = self.take_table(&slots),
+                _ = self.table.changed() => taken = self.take_table(&taken),
                 () = stop.cancelled(), if self.draining.is_none() => self.draining = Some(Instant::now() + DRAIN_MAX),
             }
             self.inbox.take(&mut events);
@@ -90,6 +97,7 @@ impl UserPool {
             self.users.flush(&mut self.links);
             self.send_lookups(&lookups);
             self.state.set_ready(self.users.complete());
+            self.meet(&taken);
             if self.drained() {
                 break;
             }
@@ -97,11 +105,23 @@ impl UserPool {
         self.links.peers.drained();
     }
 
-    fn take_table(&mut self, before: &[u16]) -> Vec<u16> {
-        let table = self.table.get();
-        let slots = table.pool_slots(Daemon::Worker(Pool::User)).to_vec();
-        self.users.table(&table, slots != before, now(), &mut self.links);
-        slots
+    fn take_table(&mut self, before: &Table) -> Arc<Table> {
+        let (table, pool) = (self.table.get(), self.me.daemon);
+        let changed = table.pool_slots(pool) != before.pool_slots(pool);
+        self.users.table(&table, changed, now(), &mut self.links);
+        if table.next_slots(pool).is_empty() && (changed || !before.next_slots(pool).is_empty()) {
+            // What moved away, or was on its way here when the move was called off.
+            self.users.keep(|uid| table.owner(pool, Bucket::of(uid)).is_none_or(|owner| owner == self.me));
+        }
+        table
+    }
+
+    /// Says what has been done about a move of buckets: nothing of them is on its way here, and in the end their sessions are known.
+    fn meet(&self, table: &Table) {
+        let pool = self.me.daemon;
+        if self.calls.have_let_go(table, pool) && (!table.held(pool) || self.users.complete()) {
+            self.part.meet(table.epoch);
+        }
     }
 
     fn event(&mut self, event: Event<Ask>, at: Now) {

@@ -171,6 +171,11 @@ impl Users {
         self.unpark(now, out);
     }
 
+    /// Forgets the sessions of users who are not ours.
+    pub fn keep(&mut self, owned: impl Fn(&str) -> bool) {
+        self.presence.keep(owned);
+    }
+
     /// A newer life of a sender was met.
     pub fn met(&mut self, sender: Sender) {
         if sender.daemon == Daemon::Gateway {
@@ -191,10 +196,13 @@ impl Users {
                 let void = self.gateways.begin(sender.slot, sender.incarnation);
                 self.void(void);
             }
-            Kind::SessionUp => match item::Session::decode(&d.body) {
-                Ok(s) => self.presence.insert(session(&s, sender.incarnation)),
-                Err(_) => self.counts.broken += 1,
-            },
+            Kind::SessionUp => {
+                match item::Session::decode(&d.body) {
+                    Ok(s) => self.presence.insert(session(&s, sender.incarnation)),
+                    Err(_) => self.counts.broken += 1,
+                }
+                out.settle(origin);
+            }
             Kind::SnapshotEnd => {
                 self.gateways.end(sender.slot, sender.incarnation);
                 self.unpark(now, out);

@@ -208,7 +208,8 @@ impl Gateway {
             payload: &wire,
         });
         let ticket = self.users.push(Bucket::of(&client.uid), Kind::Send, body, Keep::UntilSettled, 0);
-        self.state.lock().tickets.insert(id, ticket);
+        // Without a table, or while its bucket moves, an item has no place yet.
+        self.state.lock().tickets.extend(ticket.map(|ticket| (id, ticket)));
     }
 
     pub(crate) async fn ack(&self, id: i64) -> Ack {

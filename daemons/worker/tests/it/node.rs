@@ -142,7 +142,7 @@ impl Node {
         });
         let daemons =
             [Daemon::Cluster, Daemon::Gateway, Daemon::Worker(Pool::User), Daemon::Worker(Pool::Channel), Daemon::Worker(Pool::Push)];
-        let pools = daemons.iter().map(|d| pb::PoolSlots { daemon: d.to_string(), slots: vec![0] });
+        let pools = daemons.iter().map(|d| pb::PoolSlots { daemon: d.to_string(), slots: vec![0], ..Default::default() });
         let table =
             pb::Table { epoch: 1, node_id: 1, admitted: true, quiescing: false, instances: instances.collect(), pools: pools.collect() };
         self.table.send_replace(Arc::new(Table::from(table)));

@@ -23,7 +23,7 @@ const TABLE_DEADLINE: Duration = Duration::from_secs(3);
 /// Quiesces the nodes of this machine's native units. Never fails a stop: a node that cannot be asked is left as it is.
 pub(in super::super) async fn run(runtime: Option<&Path>, env: &Env) -> Result<u8, Failure> {
     for socket in sockets(runtime, env) {
-        let mut table = wk_rpc::table::watch(&socket, "wkctl");
+        let mut table = wk_rpc::table::watch(&socket, "wkctl", 0);
         let first = tokio::time::timeout(TABLE_DEADLINE, table.wait_for(|t| (t.epoch > 0).then(|| t.clone()))).await;
         let Ok(table) = first else {
             writeln!(io::stdout(), "{}: no table, nothing was quiesced", socket.display())?;

@@ -158,7 +158,7 @@ impl Sender {
     }
 
     fn publish(&self, row: &pb::Instance) {
-        let pools = vec![pb::PoolSlots { daemon: RECEIVER.to_string(), slots: vec![0] }];
+        let pools = vec![pb::PoolSlots { daemon: RECEIVER.to_string(), slots: vec![0], ..Default::default() }];
         let table = pb::Table { epoch: row.generation, node_id: 1, instances: vec![row.clone()], pools, ..pb::Table::default() };
         self.table.send_replace(Arc::new(table.into()));
     }

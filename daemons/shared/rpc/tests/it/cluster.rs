@@ -17,7 +17,7 @@ async fn answers_refusals_and_deadlines() {
     let (node, link) = (dir.path().join("node.sock"), dir.path().join("c.sock"));
     let _server = ClusterServer::start(&link);
     let _table = TableServer::start(&node, sample(1, &link));
-    let cluster = ClusterData::connect(table::watch(&node, "test"));
+    let cluster = ClusterData::connect(table::watch(&node, "test", 1));
     let runs = cluster.alloc_ids(10).await.unwrap();
     assert_eq!((runs.len(), runs[0].first), (1, 10));
     match cluster.alloc_ids(13).await {
@@ -36,7 +36,7 @@ async fn answers_refusals_and_deadlines() {
 #[tokio::test]
 async fn a_call_without_a_cluster_was_not_sent() {
     let dir = tempfile::tempdir().unwrap();
-    let cluster = ClusterData::connect(table::watch(dir.path().join("node.sock"), "test"));
+    let cluster = ClusterData::connect(table::watch(dir.path().join("node.sock"), "test", 1));
     let outcome = cluster.call(alloc(2), Duration::from_millis(30)).await;
     assert!(matches!(outcome, Err(CallError::NotSent)), "{outcome:?}");
 }
@@ -47,7 +47,7 @@ async fn a_new_incarnation_ends_open_calls_and_serves_the_next() {
     let (node, old, new) = (dir.path().join("node.sock"), dir.path().join("c1.sock"), dir.path().join("c2.sock"));
     let mut first = ClusterServer::start(&old);
     let table_server = TableServer::start(&node, sample(1, &old));
-    let cluster = ClusterData::connect(table::watch(&node, "test"));
+    let cluster = ClusterData::connect(table::watch(&node, "test", 1));
     let open = tokio::spawn({
         let cluster = cluster.clone();
         async move { cluster.call(alloc(7), DEADLINE).await }
@@ -68,7 +68,7 @@ async fn the_table_server_may_come_back() {
     let (node, link) = (dir.path().join("node.sock"), dir.path().join("c.sock"));
     let _server = ClusterServer::start(&link);
     let mut table_server = TableServer::start(&node, sample(1, &link));
-    let cluster = ClusterData::connect(table::watch(&node, "test"));
+    let cluster = ClusterData::connect(table::watch(&node, "test", 1));
     tokio::time::timeout(DEADLINE, cluster.ready()).await.unwrap();
     table_server.down().await;
     // Calls go on with the last table.

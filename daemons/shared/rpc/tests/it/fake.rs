@@ -33,7 +33,7 @@ pub(crate) fn table(incarnation: u64, link_socket: &Path) -> node::Table {
             link_socket: link_socket.display().to_string(),
             ..node::Instance::default()
         }],
-        pools: vec![node::PoolSlots { daemon: "worker.user".into(), slots: vec![0, 1] }],
+        pools: vec![node::PoolSlots { daemon: "worker.user".into(), slots: vec![0, 1], ..node::PoolSlots::default() }],
         ..node::Table::default()
     }
 }
@@ -42,30 +42,49 @@ pub(crate) fn table(incarnation: u64, link_socket: &Path) -> node::Table {
 pub(crate) struct TableServer {
     pub(crate) tables: watch::Sender<node::Table>,
     pub(crate) stalls: Arc<Mutex<Vec<node::StallReport>>>,
+    pub(crate) epochs: watch::Sender<Vec<(String, u64, u64)>>,
     path: PathBuf,
     task: Option<JoinHandle<()>>,
 }
 
 impl TableServer {
     pub(crate) fn start(path: &Path, first: node::Table) -> Self {
-        let mut server = Self { tables: watch::channel(first).0, stalls: Arc::default(), path: path.into(), task: None };
+        let mut server = Self {
+            tables: watch::channel(first).0,
+            stalls: Arc::default(),
+            epochs: watch::Sender::default(),
+            path: path.into(),
+            task: None,
+        };
         server.up();
         server
     }
 
     pub(crate) fn up(&mut self) {
-        let service = NodeTableServer::new(TableService { tables: self.tables.subscribe(), stalls: Arc::clone(&self.stalls) });
+        let service = NodeTableServer::new(TableService {
+            tables: self.tables.subscribe(),
+            stalls: Arc::clone(&self.stalls),
+            epochs: self.epochs.clone(),
+        });
         self.task = Some(spawn(&self.path, Routes::new(service)));
     }
 
     pub(crate) async fn down(&mut self) {
         stop(self.task.take(), &self.path).await;
     }
+
+    /// Waits for reported epochs.
+    pub(crate) async fn heard(&self, ready: impl Fn(&[(String, u64, u64)]) -> bool) {
+        let mut epochs = self.epochs.subscribe();
+        let wait = epochs.wait_for(|e| ready(e));
+        tokio::time::timeout(DEADLINE, wait).await.expect("reported in time").expect("the sender is our own");
+    }
 }
 
 struct TableService {
     tables: watch::Receiver<node::Table>,
     stalls: Arc<Mutex<Vec<node::StallReport>>>,
+    epochs: watch::Sender<Vec<(String, u64, u64)>>,
 }
 
 #[tonic::async_trait]
@@ -80,6 +99,12 @@ impl NodeTable for TableService {
 
     async fn join(&self, _: Request<tonic::Streaming<node::JoinReport>>) -> Result<Response<Self::JoinStream>, Status> {
         Err(Status::unimplemented("fixed members"))
+    }
+
+    async fn report_epoch(&self, request: Request<node::EpochReport>) -> Result<Response<node::EpochReply>, Status> {
+        let r = request.into_inner();
+        self.epochs.send_modify(|epochs| epochs.push((r.instance, r.incarnation, r.epoch)));
+        Ok(Response::new(node::EpochReply {}))
     }
 
     async fn report_stall(&self, request: Request<node::StallReport>) -> Result<Response<node::StallReply>, Status> {

@@ -12,6 +12,8 @@ use wk_types::{ConnId, NodeId};
 use super::*;
 use crate::origin::PeerId;
 
+mod share;
+
 /// A channel.
 type To<'a> = (&'a str, ChannelType);
 
@@ -30,6 +32,7 @@ struct Sink {
     members: Vec<(usize, u32, pb::ListKey)>,
     appends: Vec<(usize, u32, Bytes)>,
     activated: Vec<u16>,
+    activations: u64,
     congested: bool,
     /// What would be blamed for a death now.
     handling: Option<u64>,
@@ -63,7 +66,8 @@ impl Out for Sink {
     fn append(&mut self, request: usize, channels: u32, batches: Bytes) {
         self.appends.push((request, channels, batches));
     }
-    fn activate(&mut self, buckets: Vec<u16>) {
+    fn activate(&mut self, number: u64, buckets: Vec<u16>) {
+        self.activations = number;
         self.activated.extend(buckets);
     }
     fn congested(&self) -> bool {
@@ -164,8 +168,8 @@ impl Bench {
         b.channels.system_uids(vec!["robot".into()]);
         assert!(b.channels.share(|_| true, &mut b.out));
         assert_eq!(b.out.activated.len(), 1024);
-        b.channels.started(4, &[]);
-        b.channels.open(&(0..1024).collect::<Vec<_>>());
+        b.channels.started(b.out.activations, 4, &[]);
+        b.channels.open(b.out.activations, &(0..1024).collect::<Vec<_>>());
         b
     }
 
@@ -455,7 +459,7 @@ fn nothing_moves_before_its_bucket_is_open_and_the_journal_goes_first() {
     assert!(!b.channels.share(|_| true, &mut b.out), "nothing new");
     b.send(7, "u2@u1", ChannelType::PERSON, "u1").flush();
     assert_eq!(b.out.lookups.len(), 0);
-    b.channels.started(4, &(0..1024).map(|n| (n, 10)).collect::<Vec<_>>());
+    b.channels.started(b.out.activations, 4, &(0..1024).map(|n| (n, 10)).collect::<Vec<_>>());
     let mut records = bytes::BytesMut::new();
     let old = Message {
         message_id: 5,
@@ -481,7 +485,7 @@ fn nothing_moves_before_its_bucket_is_open_and_the_journal_goes_first() {
     // 10 is done already; 11 is distributed before anything new.
     assert_eq!(b.out.delivers.iter().map(|d| (d.0, d.1)).collect::<Vec<_>>(), [(5, 3)]);
     assert_eq!(b.out.senders, [ConnId(44)], "who sent it does not get it back");
-    b.channels.open(&(0..1024).collect::<Vec<_>>());
+    b.channels.open(b.out.activations, &(0..1024).collect::<Vec<_>>());
     b.all();
     assert_eq!(b.out.delivers.iter().map(|d| d.0).collect::<Vec<_>>(), [5, 7]);
 }

@@ -195,10 +195,8 @@ impl Hub {
     /// Sessions of a share, for a new incarnation of the worker that owns it: those that wait for an answer first.
     #[must_use]
     pub fn snapshot(&mut self, owned: &dyn Fn(Bucket) -> bool) -> Vec<(Kind, Bucket, Bytes)> {
-        let mut items = vec![(Kind::SnapshotBegin, Bucket::default(), Bytes::new())];
-        items.extend(self.sessions_of(owned));
-        items.push((Kind::SnapshotEnd, Bucket::default(), Bytes::new()));
-        items
+        let mark = |kind| std::iter::once((kind, Bucket::default(), Bytes::new()));
+        mark(Kind::SnapshotBegin).chain(self.sessions_of(owned)).chain(mark(Kind::SnapshotEnd)).collect()
     }
 
     /// Sessions of these buckets: those that wait for an answer first.

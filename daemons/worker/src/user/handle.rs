@@ -98,7 +98,7 @@ pub(super) enum Step {
 pub struct Users {
     rules: Rules,
     pub(super) gateways: Gateways,
-    presence: Presence,
+    pub(super) presence: Presence,
     pub(super) rows: Rows,
     pub(super) queues: HashMap<Box<str>, Queue>,
     /// CONNECTs that wait for the sessions of all gateways; SENDs that wait for those of their own.
@@ -171,11 +171,6 @@ impl Users {
         self.unpark(now, out);
     }
 
-    /// Forgets the sessions of users who are not ours.
-    pub fn keep(&mut self, owned: impl Fn(&str) -> bool) {
-        self.presence.keep(owned);
-    }
-
     /// A newer life of a sender was met.
     pub fn met(&mut self, sender: Sender) {
         if sender.daemon == Daemon::Gateway {
@@ -197,10 +192,8 @@ impl Users {
                 self.void(void);
             }
             Kind::SessionUp => {
-                match item::Session::decode(&d.body) {
-                    Ok(s) => self.presence.insert(session(&s, sender.incarnation)),
-                    Err(_) => self.counts.broken += 1,
-                }
+                let known = item::Session::decode(&d.body).map(|s| self.presence.insert(session(&s, sender.incarnation)));
+                self.counts.broken += u64::from(known.is_err());
                 out.settle(origin);
             }
             Kind::SnapshotEnd => {

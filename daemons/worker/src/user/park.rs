@@ -9,6 +9,11 @@ use crate::limits::PARKED_MAX;
 use crate::origin::Now;
 
 impl Users {
+    /// Forgets the sessions of users who are not ours.
+    pub fn keep(&mut self, owned: impl Fn(&str) -> bool) {
+        self.presence.keep(owned);
+    }
+
     /// Waits for sessions to become known. Above the bound the item is refused.
     pub(super) fn park(&mut self, work: &Work, out: &mut impl Out) {
         if self.parked.len() < PARKED_MAX {

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use wk_proto::lifecycle::v1::admin_client::AdminClient;
 use wk_proto::lifecycle::v1::lifecycle_client::LifecycleClient;
-use wk_proto::lifecycle::v1::{ComponentsRequest, InFlightRequest, MetricsRequest, QuiesceRequest, SetLogFilterRequest};
+use wk_proto::lifecycle::v1::{ActivateRequest, ComponentsRequest, InFlightRequest, MetricsRequest, QuiesceRequest, SetLogFilterRequest};
+
+use crate::launch::supervised;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const SERVING: i32 = 1;
@@ -40,21 +42,16 @@ async fn end(mut child: Child) -> (Option<i32>, String) {
 #[tokio::test]
 async fn ready_answers_and_drains() {
     let dir = tempfile::tempdir().unwrap();
-    let child = start(dir.path(), &[]);
-    let socket = dir.path().join("h/plugin-host@0.0.sock");
-    let until = Instant::now() + DEADLINE;
-    let channel = loop {
-        match wk_rpc::dial(&socket).await {
-            Ok(channel) => break channel,
-            Err(err) => assert!(Instant::now() < until, "{err}"),
-        }
-        tokio::task::yield_now().await;
-    };
+    let (child, socket) = supervised(dir.path(), Stdio::piped());
+    // The kernel queues the connection until the child accepts: no polling.
+    let channel = wk_rpc::dial(&socket).await.unwrap();
+    let mut lifecycle = LifecycleClient::new(channel.clone());
+    timeout(DEADLINE, lifecycle.activate(ActivateRequest {})).await.unwrap().unwrap();
     let mut health = HealthClient::new(channel.clone());
     let request = HealthCheckRequest { service: "wk.ready".into() };
     let response = health.watch(request).await.unwrap();
     let identity = response.metadata().get("wk-instance").unwrap().to_str().unwrap().to_owned();
-    assert!(identity.starts_with("plugin-host@0/0/"), "{identity}");
+    assert_eq!(identity, "plugin-host@0/4/00000000000000ab");
     let mut ready = response.into_inner();
     while timeout(DEADLINE, ready.message()).await.unwrap().unwrap().unwrap().status != SERVING {}
 
@@ -65,7 +62,6 @@ async fn ready_answers_and_drains() {
     assert!(page.contains("wk_plugin_host_plugins 0") && page.contains("process_open_fds"), "{page}");
     admin.set_log_filter(SetLogFilterRequest { filter: "debug".into() }).await.unwrap();
     assert!(admin.set_log_filter(SetLogFilterRequest { filter: "wk=nolevel".into() }).await.is_err());
-    let mut lifecycle = LifecycleClient::new(channel.clone());
     assert_eq!(lifecycle.in_flight(InFlightRequest {}).await.unwrap().into_inner().unsettled, 0);
     lifecycle.quiesce(QuiesceRequest { deadline_ms: 1000 }).await.unwrap();
     assert!(health.check(HealthCheckRequest { service: "nobody".into() }).await.is_err());

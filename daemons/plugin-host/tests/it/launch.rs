@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -27,23 +28,29 @@ fn sealed_config() -> OwnedFd {
     file.into()
 }
 
-#[tokio::test]
-async fn a_supervised_launch_waits_for_activation() {
-    let dir = tempfile::tempdir().unwrap();
-    let (health, link) = (dir.path().join("h.sock"), dir.path().join("l.sock"));
+/// The process as the supervisor starts it, and its health socket.
+pub(crate) fn supervised(dir: &Path, errors: Stdio) -> (Child, PathBuf) {
+    let (health, link) = (dir.join("h.sock"), dir.join("l.sock"));
     let fds: Vec<OwnedFd> = vec![sealed_config(), UnixListener::bind(&health).unwrap().into(), UnixListener::bind(&link).unwrap().into()];
     let mappings = (3..).zip(fds).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_wk-plugin-host"))
+    let child = Command::new(env!("CARGO_BIN_EXE_wk-plugin-host"))
         .fd_mappings(mappings)
         .unwrap()
         .env("WK_INSTANCE", "plugin-host@0/4/00000000000000ab")
         .env("WK_LISTEN_FDS", "3")
         .env("WK_LISTEN_FDNAMES", "config:health:link")
-        .env("WK_RUNTIME", dir.path())
+        .env("WK_RUNTIME", dir)
         .env("WK_SLOTS", "1")
-        .stderr(Stdio::null())
+        .stderr(errors)
         .spawn()
         .unwrap();
+    (child, health)
+}
+
+#[tokio::test]
+async fn a_supervised_launch_waits_for_activation() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, health) = supervised(dir.path(), Stdio::null());
     // The kernel queues the connection until the child accepts: no polling.
     let channel = wk_rpc::dial(&health).await.unwrap();
     let mut client = HealthClient::new(channel.clone());

@@ -47,6 +47,8 @@ pub struct Order<'a> {
     pub marker: &'a Marker,
     /// Slots of its pool.
     pub slots: u16,
+    /// Somebody else killed the generation before: nothing that it was doing is to blame.
+    pub killed: bool,
     /// Public listeners by name.
     pub public: Vec<(&'static str, OwnedFd)>,
     /// Where its control group is made.
@@ -76,6 +78,9 @@ pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
     let (log, log_offset) = open_log(&config.log_path(name)).or_else(|e| our_log(name, &e)).map_err(|e| passing("log", &e))?;
     let mut command = Command::new(&exe);
     command.args(&spec.args).env_clear().envs(config.child_env.iter().map(|(k, v)| (k, v)));
+    if order.killed {
+        command.env("WK_LAST_END", "killed");
+    }
     command.env("WK_INSTANCE", order.marker.identity()).env("WK_RUNTIME", &config.runtime_dir).env("WK_SLOTS", order.slots.to_string());
     command.env("WK_LISTEN_FDS", fds.len().to_string());
     command.env("WK_LISTEN_FDNAMES", fds.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(":"));

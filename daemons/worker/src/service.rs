@@ -153,7 +153,8 @@ impl Base {
     fn black_box(&self, me: InstanceName) -> (BlackBox, Past) {
         let opened = self.black_boxes.as_ref().map(|folder| BlackBox::open(&folder.join(me.to_string())));
         let opened = opened.transpose().inspect_err(|err| tracing::warn!(%err, "no black box: what ends this process must be guessed"));
-        opened.ok().flatten().unwrap_or_default()
+        let (black_box, past) = opened.ok().flatten().unwrap_or_default();
+        (black_box, past.or_killed(Env::process().get("WK_LAST_END") == Some("killed")))
     }
 
     /// Links of one pool to a kind of daemon; what is done and what is poisoned comes back through the pool's inbox.

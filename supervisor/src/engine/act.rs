@@ -97,7 +97,8 @@ impl Engine {
             tracing::error!(%err, "intent of a fork not saved");
         }
         let slots = self.table.slots(name.daemon);
-        let order = Order { config: &self.config, marker: &marker, slots, public, cgroups: self.cgroups.as_ref() };
+        let killed = self.table.was_killed(name);
+        let order = Order { config: &self.config, marker: &marker, slots, killed, public, cgroups: self.cgroups.as_ref() };
         let spawned = match spawn::spawn(order) {
             Ok(spawned) => spawned,
             Err(cause) => {

@@ -8,6 +8,7 @@ use wk_types::{Daemon, InstanceName};
 
 use super::{EndStep, Instance, Kind, LastEnd, Op, Rest, Run, State, Table, Waiting};
 use crate::backoff::Time;
+use crate::cause::Exit;
 use crate::spec::Spec;
 use crate::timing::Timing;
 
@@ -88,6 +89,14 @@ impl Table {
     #[must_use]
     pub fn admitted(&self) -> bool {
         self.admitted
+    }
+
+    /// The last generation ended by a SIGKILL: from outside, for want of memory, or as ours because it was stopped. A process that is to
+    /// blame itself ends by another signal: one that hangs is sent SIGABRT first.
+    #[must_use]
+    pub fn was_killed(&self, name: InstanceName) -> bool {
+        let last = self.instances.get(&name).and_then(|i| i.last_end);
+        last.is_some_and(|end| matches!(end.exit, Exit::Signal { signal: 9, .. }))
     }
 
     /// Last completed start.

@@ -20,6 +20,7 @@ const FILE_BYTES_MAX: usize = 1 << 20;
 const OTHER_VARS: &[&str] = &[
     "WK_INSTANCE",
     "WK_LISTEN_",
+    "WK_LAST_END",
     "WK_RUNTIME",
     "WK_SLOT",
     "WK_LOG",

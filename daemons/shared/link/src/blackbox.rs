@@ -44,6 +44,15 @@ pub enum Past {
 }
 
 impl Past {
+    /// The same, when the supervisor knows that somebody else killed that life (`WK_LAST_END=killed`): what it was handling is not to blame.
+    #[must_use]
+    pub fn or_killed(self, killed: bool) -> Self {
+        match self {
+            Self::Died(_) if killed => Self::Unknown,
+            past => past,
+        }
+    }
+
     fn encode(&self) -> [u8; NOTE_BYTES] {
         let mut note = [0; NOTE_BYTES];
         let (state, name, incarnation, position) = match self {
@@ -129,6 +138,13 @@ impl BlackBox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_killed_blames_nothing() {
+        let died = Past::Died(Handled { sender: "api@0".into(), incarnation: 1, position: 2 });
+        assert_eq!((died.clone().or_killed(true), died.clone().or_killed(false)), (Past::Unknown, died));
+        assert_eq!(Past::Drained.or_killed(true), Past::Drained);
+    }
     use wk_types::{Daemon, Pool};
 
     #[test]

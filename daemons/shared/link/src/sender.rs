@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -404,7 +405,7 @@ async fn run_stream(shared: &Shared, link: &Slot, row: &Row, met: &mut Met) -> R
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut progress = Progress::new(link);
-    let mut complaint = shared.tasks.spawn(std::future::ready(()));
+    let mut complaint: Option<JoinHandle<()>> = None;
     let mut table = shared.table.clone();
     loop {
         loop {
@@ -423,10 +424,10 @@ async fn run_stream(shared: &Shared, link: &Slot, row: &Row, met: &mut Met) -> R
                 Some(pb::down::Message::Pong(_)) => met.greeted = true,
                 Some(pb::down::Message::Welcome(_)) | None => {}
             },
-            _ = tick.tick() => if let Some(stalled) = progress.stalled_for(link).filter(|_| complaint.is_finished()) {
+            _ = tick.tick() => if let Some(stalled) = progress.stalled_for(link).filter(|_| complaint.as_ref().is_none_or(JoinHandle::is_finished)) {
                 // Beside the stream: a supervisor that does not answer must not stop a link that moves again.
                 let (table, name, incarnation) = (shared.table.clone(), link.name, row.incarnation);
-                complaint = shared.tasks.spawn(async move { table.report_stall(name, incarnation, stalled).await });
+                complaint = Some(shared.tasks.spawn(async move { table.report_stall(name, incarnation, stalled).await }));
             },
         }
     }

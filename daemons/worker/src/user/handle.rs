@@ -201,8 +201,7 @@ impl Users {
                 self.unpark(now, out);
             }
             Kind::Connect | Kind::Send | Kind::Closed => {
-                let replayed = d.replay && d.kind == Kind::Send;
-                let stored = if replayed { Stored::Asked } else { Stored::New };
+                let stored = if d.replay && d.kind == Kind::Send { Stored::Asked } else { Stored::New };
                 self.admit(Work { origin, sender, kind: d.kind, body: d.body, stored }, now, out);
             }
             _ => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request as Rq, Response, Status};
 use wk_proto::lifecycle::v1::ComponentsRequest;
@@ -154,7 +154,7 @@ impl Supervisor for ControlService {
 
     async fn watch_status(&self, request: Rq<pb::StatusRequest>) -> Result<Response<Self::WatchStatusStream>, Status> {
         let (shared, names) = (self.0.clone(), request.into_inner().names);
-        let stream = WatchStream::new(self.0.snapshot.clone()).map(move |s| Ok(shared.status(&s, &names)));
+        let stream = streams::pictures(self.0.snapshot.clone()).map(move |s| Ok(shared.status(&s, &names)));
         Ok(Response::new(Box::pin(stream)))
     }
 

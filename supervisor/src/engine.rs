@@ -4,6 +4,7 @@ mod act;
 mod book;
 mod command;
 mod end;
+mod first;
 mod inherit;
 #[cfg(test)]
 mod late;
@@ -36,18 +37,19 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::heritage::Heritage;
 use crate::ledger::Ledger;
-use crate::limits::{FACTS_MAX, SPARE_FDS};
+use crate::limits::{CHILDREN_DELAY, FACTS_MAX, SPARE_FDS};
 use crate::listeners::Listeners;
 use crate::metrics::Counters;
 use crate::notify::{Notifier, Passed};
 use crate::overrides::Overrides;
 use crate::process::Process;
 use crate::runtime::Runtime;
-use crate::table::{Fact, InstanceView, Overall, Report, State, Table};
+use crate::table::{Action, Fact, InstanceView, Overall, Report, State, Table};
 use crate::timing::Timing;
 
 use book::Book;
 pub use command::{Command, Done, Mark, Why};
+use first::First;
 pub use reload::{Reloaded, refused};
 
 /// How often the texts that contain a time are renewed while something is under way.
@@ -132,15 +134,6 @@ struct Child {
     ended: Option<Instant>,
 }
 
-/// The first start, with its retries.
-#[derive(Debug)]
-struct First {
-    op: u64,
-    retries: u16,
-    pause: Duration,
-    again_at: Option<Instant>,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
@@ -173,6 +166,8 @@ pub struct Engine {
     ledger: Ledger,
     zero_ns: Option<u64>,
     hold_until: Option<Instant>,
+    /// Children have changed: when to look which.
+    look_at: Option<Instant>,
     sockets: Option<Sockets>,
     cgroups: Option<Cgroups>,
     spare: Vec<OwnedFd>,
@@ -252,6 +247,7 @@ impl Engine {
             ledger,
             zero_ns: None,
             hold_until: None,
+            look_at: None,
             sockets: None,
             cgroups: None,
             spare: spare_fds(SPARE_FDS),
@@ -294,7 +290,7 @@ impl Engine {
     pub async fn run(mut self) -> std::io::Result<(u8, Runtime)> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD])?;
         crate::reexec::unblock_signals()?;
-        self.first = Some(First { op: 0, retries: self.config.start_retries, pause: REFRESH, again_at: None });
+        self.first = Some(First::new(self.config.start_retries));
         self.inherit();
         loop {
             self.turn();
@@ -308,14 +304,24 @@ impl Engine {
                 self.console.detached(code);
                 return Ok((code, self.runtime));
             }
+            self.next(&mut signals).await;
+        }
+    }
+
+    /// Takes what comes next. Children that change are looked at a little later, once for all.
+    async fn next(&mut self, signals: &mut Signals) {
+        loop {
             let wake = self.wake();
             // All branches are cancel-safe: channel receives, a signal stream, a timer.
             tokio::select! {
-                Some(msg) = self.rx.recv() => self.on_messages(msg),
-                Some(command) = self.commands.recv() => self.on_command(command),
-                Some(signal) = signals.next() => self.on_signal(signal),
-                () = sleep_until(wake) => {}
-            }
+                Some(msg) = self.rx.recv() => return self.on_messages(msg),
+                Some(command) = self.commands.recv() => return self.on_command(command),
+                Some(signal) = signals.next() => match signal {
+                    SIGCHLD => self.look_at.get_or_insert_with(|| Instant::now() + CHILDREN_DELAY),
+                    signal => return self.on_signal(signal),
+                },
+                () = sleep_until(wake) => return,
+            };
         }
     }
 
@@ -325,6 +331,9 @@ impl Engine {
 
     /// One comparison of desired and actual, all that follows from it, and its publication.
     fn turn(&mut self) {
+        if self.look_at.take_if(|at| *at <= Instant::now()).is_some() {
+            self.look_after_children();
+        }
         let actions = self.table.tick(self.now());
         self.perform(actions);
         if self.table.is_down() && !self.listeners.is_closed() {
@@ -347,7 +356,7 @@ impl Engine {
         let refresh = moving.then(|| Instant::now() + REFRESH);
         let due = self.table.next_deadline().map(|at| self.began + at);
         let again = self.first.as_ref().and_then(|f| f.again_at);
-        [refresh, due, again, self.hold_until, self.notifier.next()].into_iter().flatten().min()
+        [refresh, due, again, self.look_at, self.hold_until, self.notifier.next()].into_iter().flatten().min()
     }
 
     fn publish(&mut self) {
@@ -404,16 +413,19 @@ impl Engine {
 
     /// What came together is published and written down once: a hundred ends cost one look at the whole, not a hundred.
     fn on_messages(&mut self, first: Msg) {
-        self.on_message(first);
+        let mut actions = self.on_message(first);
         for _ in 0..FACTS_MAX {
-            let Ok(msg) = self.rx.try_recv() else { return };
-            self.on_message(msg);
+            let Ok(msg) = self.rx.try_recv() else { break };
+            actions.extend(self.on_message(msg));
         }
+        // What follows from an end is due now, before anything is told or written down about it.
+        actions.extend(self.table.tick(self.now()));
+        self.perform(actions);
     }
 
-    fn on_message(&mut self, msg: Msg) {
+    fn on_message(&mut self, msg: Msg) -> Vec<Action> {
         let now = self.now();
-        let actions = match msg {
+        match msg {
             Msg::Fact(name, generation, fact) => self.table.step(now, name, generation, fact),
             Msg::Tried(outcome) => {
                 self.tried(outcome);
@@ -432,39 +444,13 @@ impl Engine {
                 self.caller_left(op);
                 Vec::new()
             }
-        };
-        self.perform(actions);
+        }
     }
 
     /// Nobody is queued for a node that is down, not even by systemd's copies.
     fn close_listeners(&mut self) {
         self.listeners.each(|name, _| self.notifier.forget(&Passed::listener_name(name)));
         self.listeners.close();
-    }
-
-    fn first_start(&mut self) {
-        let begun = self.begin(self.start_request());
-        let Some(first) = &mut self.first else { return };
-        first.again_at = None;
-        match begun {
-            Ok(id) => first.op = id,
-            Err(refusal) => {
-                self.console.failed(&refusal.message, &[]);
-                self.retry_or_leave();
-            }
-        }
-    }
-
-    fn retry_or_leave(&mut self) {
-        let Some(first) = &mut self.first else { return };
-        if first.retries == 0 {
-            self.exit = Some(crate::service::EXIT_START_FAILED);
-            return;
-        }
-        first.retries -= 1;
-        first.again_at = Some(Instant::now() + first.pause);
-        self.console.line(&format!("next attempt in {:.0} s, {} left after it", first.pause.as_secs_f64(), first.retries));
-        first.pause = (first.pause * 2).min(crate::limits::BACKOFF_CAP);
     }
 }
 

@@ -98,6 +98,10 @@ pub const LOG_FOLLOW_BYTES: u64 = 256 << 10;
 pub const LOG_LINES_MAX: usize = 10_000;
 /// Bytes read from the end of a log for them. Unit: bytes.
 pub const LOG_LAST_BYTES: u64 = 4 << 20;
+/// A watcher of the status gets a new picture at least this often: CPU, memory and binaries change without a word to us.
+pub const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// Delay between a SIGCHLD and the look for orphans and stopped daemons: whose end we watch is told by its handle, earlier.
+pub const CHILDREN_DELAY: Duration = Duration::from_millis(2);
 /// Logs in one stream.
 pub const LOG_STREAM_MAX: usize = 256;
 /// Longest time for which buckets are held while they move: well below the deadline of a SEND (5 s), so that no client notices.
@@ -106,7 +110,7 @@ pub const SHIFT_MAX: Duration = Duration::from_secs(2);
 pub const SHIFT_PAUSE: Duration = Duration::from_millis(500);
 /// Slots of one pool. Bound by the gateway slot field of connection ids (6 bits).
 pub const SLOTS_MAX: u16 = 64;
-/// Descriptors 3..this are kept occupied in the supervisor, so that mapping a child's descriptors never hits one in use.
+/// Numbers of descriptors below this are for what a child is given: ours are moved out of the way before.
 pub const LOW_FDS: i32 = 32;
 /// Soft limit of descriptors the supervisor asks for itself and its children.
 pub const NOFILE: u64 = 1 << 20;

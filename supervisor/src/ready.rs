@@ -83,15 +83,18 @@ async fn watch_once(
     Ok(())
 }
 
-/// Asks `wk.live` every ten seconds. Never returns.
+/// Asks `wk.live` every ten seconds and tells of each miss, and of the first answer after one. Never returns.
 pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32) {
     let mut due = Instant::now() + LIVE_EVERY;
+    // A predecessor may have counted some.
+    let mut missed = true;
     loop {
         tokio::time::sleep_until(due).await;
         // We were late ourselves (host stalled, machine suspended): a miss would say nothing about the daemon.
         let late = due.elapsed() > LIVE_TIMEOUT;
         let alive = check(&channel, LIVE_TIMEOUT).await;
-        if alive || !(late || traced(pid)) {
+        if if alive { missed } else { !(late || traced(pid)) } {
+            missed = !alive;
             facts.send(Fact::Alive(alive)).await;
         }
         due = Instant::now() + LIVE_EVERY;

@@ -268,7 +268,6 @@ fn serve(
     console: Console,
     around: Surroundings<'_>,
 ) -> Result<u8, ServiceError> {
-    let _low = sys::reserve_low_fds().map_err(failed("open /dev/null"))?;
     let log = logs_to_file(&config)?;
     let Surroundings { env, passed, origin, sockets: [control, nodes] } = around;
     let copy = |socket: &UnixListener| socket.as_fd().try_clone_to_owned().map_err(failed("copy a socket"));

@@ -1,17 +1,16 @@
-//! Makes a process of one generation: listeners, sealed configuration, lock, log, fork, exec, pidfd.
+//! Makes a process of one generation: listeners, sealed configuration, lock, log, and the program in a child of ours.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use command_fds::{CommandFdExt, FdMapping};
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::Pid;
 use wk_types::{Daemon, InstanceName};
 
 use crate::adopt::Marker;
@@ -20,10 +19,7 @@ use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::limits::LOG_BYTES_MAX;
 use crate::spec::DaemonSpec;
-use crate::sys::{self, Prelude};
-
-/// First descriptor number of what is passed.
-const FIRST_FD: i32 = 3;
+use crate::sys::{EXECUTE, LaunchError, Program};
 
 /// A fresh process.
 #[derive(Debug)]
@@ -34,7 +30,7 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// Where the lines of this generation begin in its log.
     pub log_offset: u64,
-    /// Fork to exec done.
+    /// From the birth of the child until its program runs.
     pub exec: Duration,
 }
 
@@ -59,7 +55,7 @@ pub struct Order<'a> {
 ///
 /// # Errors
 /// [`Cause::Spawn`]: permanent for a binary that cannot be executed, passing for everything a retry may cure.
-pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
+pub fn spawn(mut order: Order<'_>) -> Result<Spawned, Cause> {
     let (config, name, generation) = (order.config, order.marker.name, order.marker.generation);
     let spec = config.spec.daemons.get(&name.daemon).ok_or_else(|| permanent(format!("{name}: not part of this node")))?;
     let exe = config.bin_dir.join(spec.binary);
@@ -74,38 +70,50 @@ pub fn spawn(order: Order<'_>) -> Result<Spawned, Cause> {
         let (_, link) = config.sockets(InstanceName { daemon, ..name }, generation);
         fds.push((link_name(spec, daemon), listener(&link).map_err(|e| passing(&link.display().to_string(), &e))?));
     }
-    fds.extend(order.public.into_iter().map(|(n, fd)| (n.to_owned(), fd)));
+    fds.extend(std::mem::take(&mut order.public).into_iter().map(|(n, fd)| (n.to_owned(), fd)));
     let (log, log_offset) = open_log(&config.log_path(name)).or_else(|e| our_log(name, &e)).map_err(|e| passing("log", &e))?;
-    let mut command = Command::new(&exe);
-    command.args(&spec.args).env_clear().envs(config.child_env.iter().map(|(k, v)| (k, v)));
-    if order.killed {
-        command.env("WK_LAST_END", "killed");
-    }
-    command.env("WK_INSTANCE", order.marker.identity()).env("WK_RUNTIME", &config.runtime_dir).env("WK_SLOTS", order.slots.to_string());
-    command.env("WK_LISTEN_FDS", fds.len().to_string());
-    command.env("WK_LISTEN_FDNAMES", fds.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(":"));
     let errors = log.try_clone().map_err(|e| passing("log", &e))?;
-    command.stdin(Stdio::null()).stdout(Stdio::from(log)).stderr(Stdio::from(errors)).current_dir("/");
+    let null = File::open("/dev/null").map_err(|e| passing("/dev/null", &e))?;
     let group = order.cgroups.map(|c| c.make(&c.leaf(name), &spec.limits)).transpose().map_err(|e| passing("control group", &e))?;
-    sys::before_exec(&mut command, Prelude { group, files_max: spec.files_max });
-    let mappings = (FIRST_FD..).zip(fds).map(|(child_fd, (_, parent_fd))| FdMapping { parent_fd, child_fd }).collect();
-    command.fd_mappings(mappings).map_err(|e| permanent(e.to_string()))?;
+    let words = std::iter::once(exe.as_os_str()).chain(spec.args.iter().map(OsStr::new));
+    let program = Program {
+        path: c_string(exe.as_os_str())?,
+        args: words.map(c_string).collect::<Result<_, _>>()?,
+        env: environment(&order, &fds).into_iter().map(|(key, value)| c_string(&pair(key, &value))).collect::<Result<_, _>>()?,
+        fds: (0..).zip([null.into(), log.into(), errors.into()].into_iter().chain(fds.into_iter().map(|(_, fd)| fd))).collect(),
+        group,
+        files_max: spec.files_max,
+        oom_score: spec.oom_score,
+    };
     let began = Instant::now();
-    // A handle of the standard library would reap on its own terms; from here the pidfd alone speaks for the process.
-    let child = command.spawn().map_err(|e| exec_error(&exe, &e))?;
-    let exec = began.elapsed();
-    drop(command);
-    let pid = Pid::from_child(&child);
-    sacrifice(child.id(), spec.oom_score);
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|e| unwatched(child, e.into()))?;
-    Ok(Spawned { pid, pidfd, log_offset, exec })
+    let (pid, pidfd) = program.launch().map_err(|e| launch_error(&exe, &e))?;
+    Ok(Spawned { pid, pidfd, log_offset, exec: began.elapsed() })
 }
 
-/// Says who goes first when memory runs out. Raising needs no right; where lowering does, the score stays.
-fn sacrifice(pid: u32, score: i16) {
-    if let Err(err) = fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
-        tracing::debug!(pid, score, %err, "OOM score not set");
-    }
+/// What is inherited, and what the contract with a daemon names.
+fn environment<'a>(order: &Order<'a>, fds: &[(String, OwnedFd)]) -> Vec<(&'a str, OsString)> {
+    let inherited = order.config.child_env.iter().map(|(k, v)| (k.as_str(), OsString::from(v)));
+    let killed = order.killed.then(|| ("WK_LAST_END", "killed".into()));
+    let names: Vec<&str> = fds.iter().map(|(n, _)| n.as_str()).collect();
+    let own = [
+        ("WK_INSTANCE", order.marker.identity().into()),
+        ("WK_RUNTIME", order.config.runtime_dir.clone().into_os_string()),
+        ("WK_SLOTS", order.slots.to_string().into()),
+        ("WK_LISTEN_FDS", fds.len().to_string().into()),
+        ("WK_LISTEN_FDNAMES", names.join(":").into()),
+    ];
+    inherited.chain(killed).chain(own).collect()
+}
+
+fn pair(key: &str, value: &OsStr) -> OsString {
+    let mut pair = OsString::from(key);
+    pair.push("=");
+    pair.push(value);
+    pair
+}
+
+fn c_string(text: &OsStr) -> Result<CString, Cause> {
+    CString::new(text.as_bytes()).map_err(|_| permanent(format!("{} holds a zero byte", text.display())))
 }
 
 /// `link`, or `link.<pool>` in a process of several pools.
@@ -116,12 +124,6 @@ fn link_name(spec: &DaemonSpec, daemon: Daemon) -> String {
     }
 }
 
-/// No process without a pidfd: the fresh child is killed by its number, which is still unreaped and therefore its own.
-fn unwatched(mut child: std::process::Child, error: io::Error) -> Cause {
-    let killed = child.kill().and_then(|()| child.wait());
-    passing(if killed.is_ok() { "pidfd_open" } else { "pidfd_open, and the process could not be killed" }, &error)
-}
-
 fn permanent(text: String) -> Cause {
     Cause::Spawn { text, permanent: true }
 }
@@ -130,16 +132,18 @@ fn passing(step: &str, error: &io::Error) -> Cause {
     Cause::Spawn { text: format!("{step}: {error}"), permanent: false }
 }
 
-fn exec_error(exe: &Path, error: &io::Error) -> Cause {
+fn launch_error(exe: &Path, error: &LaunchError) -> Cause {
     use rustix::io::Errno;
+    let (step, error) = (error.step, &error.source);
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    let permanent =
-        matches!(errno, Some(Errno::NOENT | Errno::ACCESS | Errno::NOEXEC | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::LIBBAD));
+    let permanent = step == EXECUTE
+        && matches!(errno, Some(Errno::NOENT | Errno::ACCESS | Errno::NOEXEC | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::LIBBAD));
     let text = match errno {
         Some(Errno::AGAIN) => format!("spawn:EAGAIN: no more processes (pids.max of the cgroup, RLIMIT_NPROC, kernel.pid_max): {error}"),
         Some(Errno::NOMEM) => format!("spawn:ENOMEM: no memory for a process (memory.max of the cgroup, overcommit): {error}"),
         Some(Errno::MFILE | Errno::NFILE) => format!("spawn:EMFILE: no more descriptors (RLIMIT_NOFILE, fs.file-max): {error}"),
-        _ => format!("cannot execute {}: {error}", exe.display()),
+        _ if step == EXECUTE => format!("cannot execute {}: {error}", exe.display()),
+        _ => format!("{step}: {error}"),
     };
     Cause::Spawn { text, permanent }
 }
@@ -210,18 +214,13 @@ fn open_log(path: &Path) -> io::Result<(File, u64)> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn row_31_a_child_without_a_handle_is_killed() {
-        let child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let pid = child.id();
-        let cause = unwatched(child, io::Error::from_raw_os_error(libc::EMFILE));
-        assert!(!cause.permanent() && cause.to_string().starts_with("pidfd_open: "), "{cause}");
-        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "killed and reaped");
+    fn failed(step: &'static str, errno: i32) -> Cause {
+        launch_error(Path::new("/x/wk-api"), &LaunchError { step, source: io::Error::from_raw_os_error(errno) })
     }
 
     #[test]
     fn row_30_a_fork_that_fails_is_tried_again_and_names_the_limit() {
-        let cause = |errno| exec_error(Path::new("/x/wk-api"), &io::Error::from_raw_os_error(errno));
+        let cause = |errno| failed("clone", errno);
         for (errno, name) in [(libc::EAGAIN, "spawn:EAGAIN"), (libc::ENOMEM, "spawn:ENOMEM"), (libc::EMFILE, "spawn:EMFILE")] {
             let cause = cause(errno);
             assert!(!cause.permanent() && cause.to_string().starts_with(name), "{cause}");
@@ -232,7 +231,7 @@ mod tests {
     #[test]
     fn row_7_what_cannot_be_executed_is_not_tried_again() {
         for errno in [libc::ENOENT, libc::EACCES, libc::ENOEXEC, libc::ELIBBAD] {
-            let cause = exec_error(Path::new("/x/wk-api"), &io::Error::from_raw_os_error(errno));
+            let cause = failed(EXECUTE, errno);
             assert!(cause.permanent() && cause.to_string().contains("/x/wk-api"), "{cause}");
         }
     }

@@ -1,44 +1,169 @@
 //! The only unsafe code of the supervisor.
 
+use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::OnceLock;
 
-use rustix::process::{Resource, Rlimit};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::limits::LOW_FDS;
 
-/// What a child does to itself between fork and exec.
+/// A program to be executed in a child of ours. All of it is prepared beforehand: between its birth and its program the child shares our memory
+/// and makes system calls only.
 #[derive(Debug)]
-pub(crate) struct Prelude {
+pub(crate) struct Program {
+    /// File and arguments, the name first.
+    pub(crate) path: CString,
+    pub(crate) args: Vec<CString>,
+    /// `KEY=value`, all of it.
+    pub(crate) env: Vec<CString>,
+    /// What the child gets, by its number there.
+    pub(crate) fds: Vec<(i32, OwnedFd)>,
     /// `cgroup.procs` of its leaf.
     pub(crate) group: Option<File>,
     /// Limit of descriptors.
     pub(crate) files_max: Option<u64>,
+    /// Who goes first when memory runs out. Raising needs no right; where lowering does, the score stays.
+    pub(crate) oom_score: i16,
 }
 
-/// Lets the child lead its own session, so that the terminal's signals do not reach it and its group can be killed as a whole; puts it into
-/// its control group before it can start anything; bounds its descriptors; takes the way to other privileges from it.
-#[expect(unsafe_code, reason = "pre_exec runs between fork and exec")]
-pub(crate) fn before_exec(command: &mut Command, prelude: Prelude) {
-    let hook = move || {
-        rustix::process::setsid()?;
-        if let Some(group) = &prelude.group {
-            (&mut &*group).write_all(b"0")?;
+/// A step on the way to the program that failed. Nothing lives then.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub(crate) struct LaunchError {
+    /// Which.
+    pub(crate) step: &'static str,
+    /// What the kernel says.
+    #[source]
+    pub(crate) source: io::Error,
+}
+
+/// The step that executes the program: what it says is about the file.
+pub(crate) const EXECUTE: &str = "execve";
+
+impl LaunchError {
+    fn new(step: &'static str, source: impl Into<io::Error>) -> Self {
+        Self { step, source: source.into() }
+    }
+}
+
+impl Program {
+    /// Executes it in a child: with a session of its own, so that the terminal's signals do not reach it and its group can be killed as a whole;
+    /// in its control group before it can start anything; with bounded descriptors, all signals at their defaults, and no way to other
+    /// privileges. Returns when the program runs. The handle comes with the child: there is no moment without it.
+    ///
+    /// Our memory is lent instead of copied (`CLONE_VM`), and this thread sleeps meanwhile (`CLONE_VFORK`): a copy of the tables costs more the
+    /// larger we are.
+    ///
+    /// # Errors
+    /// The first step that failed; no process is left of it.
+    #[expect(unsafe_code, reason = "clone has no safe wrapper")]
+    pub(crate) fn launch(mut self) -> Result<(Pid, OwnedFd), LaunchError> {
+        for (_, fd) in self.fds.iter_mut().filter(|(_, fd)| fd.as_raw_fd() < LOW_FDS) {
+            // Out of the way of the numbers that it or another is mapped onto.
+            *fd = rustix::io::fcntl_dupfd_cloexec(&*fd, LOW_FDS).map_err(|e| LaunchError::new("descriptors", e))?;
         }
-        if prelude.files_max.is_some() {
-            let limit = Rlimit { current: prelude.files_max, maximum: prelude.files_max };
-            rustix::process::setrlimit(Resource::Nofile, limit)?;
+        let pointers = |texts: &[CString]| texts.iter().map(|t| t.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+        let birth = Birth {
+            args: pointers(&self.args),
+            env: pointers(&self.env),
+            score: self.oom_score.to_string(),
+            program: &self,
+            failed: OnceLock::new(),
+        };
+        let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
+        let mut number: libc::c_int = -1;
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        // A handler that ran in the child would run on our memory.
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(|e| LaunchError::new("signal mask", e))?;
+        // SAFETY: `be_born` gets `birth`, of which nobody changes anything while the child runs on this memory, because this thread sleeps until the
+        // child has executed a program or ended; the stack is aligned, lives as long, and is the child's alone; `number` is writable.
+        let pid = unsafe {
+            libc::clone(be_born, stack.as_mut_ptr_range().end.cast(), flags, (&raw const birth).cast_mut().cast(), &raw mut number)
+        };
+        let error = io::Error::last_os_error();
+        mask.thread_set_mask().map_err(|e| LaunchError::new("signal mask", e))?;
+        let Some(pid) = (pid > 0).then(|| Pid::from_raw(pid)).flatten() else { return Err(LaunchError::new("clone", error)) };
+        // SAFETY: the kernel has just opened it for us, and told nobody else.
+        let handle = unsafe { OwnedFd::from_raw_fd(number) };
+        match birth.failed.into_inner() {
+            None => Ok((pid, handle)),
+            Some((step, errno)) => {
+                let ended = waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED);
+                ended.map_err(|e| LaunchError::new("waitid", e))?;
+                Err(LaunchError::new(step, errno))
+            }
         }
-        nix::sys::prctl::set_no_new_privs().map_err(io::Error::from)
-    };
-    // SAFETY: the hook makes four system calls at most and neither allocates nor takes locks, so it may run in the child of a process with
-    // threads.
-    unsafe { command.pre_exec(hook) };
+    }
+}
+
+/// Enough for the calls of [`Birth::prepare`].
+const STACK_BYTES: usize = 32 << 10;
+
+/// What the child works from, in the memory of its parent.
+struct Birth<'a> {
+    program: &'a Program,
+    args: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    score: String,
+    failed: OnceLock<(&'static str, Errno)>,
+}
+
+/// First and only function of a child.
+#[expect(unsafe_code, reason = "it runs on its parent's memory and ends without unwinding")]
+extern "C" fn be_born(birth: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: the parent passed a `Birth` that lives until we have left its memory.
+    let birth = unsafe { &*birth.cast::<Birth<'_>>() };
+    if let Err(failed) = birth.prepare() {
+        birth.failed.set(failed).unwrap_or_default();
+    }
+    // SAFETY: ends this process alone, without a word to what the parent has registered for its own end.
+    unsafe { libc::_exit(127) }
+}
+
+impl Birth<'_> {
+    /// System calls only: neither allocates nor takes a lock. Returns only on failure.
+    #[expect(unsafe_code, reason = "sigaction, dup2 and execve have no safe wrappers that do not allocate")]
+    fn prepare(&self) -> Result<(), (&'static str, Errno)> {
+        let at = |step: &'static str| move |e: Errno| (step, e);
+        let last = || Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL);
+        for signal in 1..=libc::SIGRTMAX() {
+            // SAFETY: the default action is valid for each; those that cannot be set (KILL, STOP, the library's own) stay as they are.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        rustix::process::setsid().map_err(at("setsid"))?;
+        if let Some(group) = &self.program.group {
+            rustix::io::write(group, b"0").map_err(at("control group"))?;
+        }
+        if let Ok(score) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+            rustix::io::write(&score, self.score.as_bytes()).unwrap_or_default();
+        }
+        if let Some(max) = self.program.files_max {
+            let limit = Rlimit { current: Some(max), maximum: Some(max) };
+            rustix::process::setrlimit(Resource::Nofile, limit).map_err(at("limit of descriptors"))?;
+        }
+        nix::sys::prctl::set_no_new_privs().map_err(|e| ("no_new_privs", Errno::from_raw_os_error(e as i32)))?;
+        rustix::process::chdir(c"/").map_err(at("chdir"))?;
+        for (number, fd) in &self.program.fds {
+            // SAFETY: the table of descriptors is the child's own, and no number that is replaced here is used after.
+            if unsafe { libc::dup2(fd.as_raw_fd(), *number) } < 0 {
+                return Err(("dup2", last()));
+            }
+        }
+        SigSet::empty().thread_set_mask().map_err(|e| ("signal mask", Errno::from_raw_os_error(e as i32)))?;
+        // SAFETY: both lists end with a null pointer and point to texts that live in the parent's memory.
+        unsafe { libc::execve(self.program.path.as_ptr(), self.args.as_ptr(), self.env.as_ptr()) };
+        Err((EXECUTE, last()))
+    }
 }
 
 /// Takes over a descriptor that the caller of this program opened for us (`--detach-notify-fd`), closed on exec.
@@ -54,22 +179,6 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
     Ok(fd)
-}
-
-/// Occupies every free descriptor below [`LOW_FDS`], for the life of the result: nothing that matters, such as the pipe through which the
-/// standard library reports a failed exec, can then have a number that a child's passed descriptors are mapped onto.
-///
-/// # Errors
-/// `/dev/null` cannot be opened.
-pub(crate) fn reserve_low_fds() -> io::Result<Vec<OwnedFd>> {
-    let mut kept = Vec::new();
-    loop {
-        let fd = OwnedFd::from(std::fs::File::open("/dev/null")?);
-        if fd.as_raw_fd() >= LOW_FDS {
-            return Ok(kept);
-        }
-        kept.push(fd);
-    }
 }
 
 /// Closes every descriptor above 2 that we inherited when a child is executed: daemons get what the contract names, nothing else.
@@ -172,3 +281,69 @@ const PIDFD_INFO_EXIT: u64 = 1 << 3;
 /// `_IOWR(0xFF, 11, struct pidfd_info)`.
 const PIDFD_GET_INFO: libc::c_ulong = (3 << 30) | ((size_of::<PidfdInfo>() as libc::c_ulong) << 16) | (0xFF << 8) | 11;
 const _: () = assert!(size_of::<PidfdInfo>() == 64, "PIDFD_INFO_SIZE_VER0");
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use super::*;
+
+    fn program(path: &str, args: &[&str]) -> (Program, File) {
+        let text = |t: &str| CString::new(t).unwrap();
+        let out = tempfile::tempfile().unwrap();
+        let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let fds = vec![(0, null()), (1, out.try_clone().unwrap().into()), (2, null())];
+        let args = std::iter::once(path).chain(args.iter().copied()).map(text).collect();
+        (Program { path: text(path), args, env: vec![text("A=b")], fds, group: None, files_max: Some(100), oom_score: 7 }, out)
+    }
+
+    fn end(handle: &OwnedFd) -> Option<i32> {
+        waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap().exit_status()
+    }
+
+    fn said(mut out: File) -> String {
+        let mut text = String::new();
+        out.rewind().unwrap();
+        out.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_program_gets_what_it_is_given_and_nothing_of_ours() {
+        let script = "echo $A $$ $(cut -d' ' -f6 /proc/$$/stat) $(ulimit -n) $(cat /proc/$$/oom_score_adj) $PWD $HOME; \
+                      [ /proc/$$/fd/3 -ef /proc/$$/fd/1 ] && echo passed; grep -E 'NoNewPrivs|SigBlk|SigIgn' /proc/$$/status";
+        let (mut program, out) = program("/bin/sh", &["-c", script]);
+        // Numbers that cross: what is meant for 3 is what lies at the number of another.
+        let low = rustix::io::fcntl_dupfd_cloexec(&out, 3).unwrap();
+        program.fds.push((3, low));
+        let (pid, handle) = program.launch().unwrap();
+        assert_eq!(end(&handle), Some(0));
+        let text = said(out);
+        let number = pid.as_raw_nonzero();
+        assert!(text.starts_with(&format!("b {number} {number} 100 7 /\npassed\n")), "{text}");
+        let field = |name: &str| u64::from_str_radix(text.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim(), 16).unwrap();
+        let pipe = 1 << (libc::SIGPIPE - 1);
+        assert_eq!((field("NoNewPrivs:"), field("SigBlk:"), field("SigIgn:") & pipe), (1, 0, 0), "{text}");
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_no_process_and_is_named() {
+        let (nowhere, _out) = program("/nowhere/at/all", &[]);
+        let failed = nowhere.launch().unwrap_err();
+        assert_eq!((failed.step, failed.source.raw_os_error()), (EXECUTE, Some(libc::ENOENT)));
+        let (mut grouped, _out) = program("/bin/true", &[]);
+        grouped.group = Some(File::open("/dev/null").unwrap());
+        assert_eq!(grouped.launch().unwrap_err().step, "control group", "not open for writing");
+    }
+
+    #[test]
+    fn row_31_the_handle_comes_with_the_child() {
+        let (sleeper, _out) = program("/bin/sleep", &["1000"]);
+        let (_, handle) = sleeper.launch().unwrap();
+        rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::KILL).unwrap();
+        assert_eq!(
+            waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap().terminating_signal(),
+            Some(libc::SIGKILL)
+        );
+    }
+}

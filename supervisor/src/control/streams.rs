@@ -8,14 +8,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::Stream;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use wk_proto::supervisor::v1 as pb;
 
 use super::answers::names_instance;
+use crate::engine::Snapshot;
 use crate::events::Hub;
-use crate::limits::{LOG_FOLLOW_BYTES, LOG_FOLLOW_EVERY, LOG_STREAM_MAX};
+use crate::limits::{LOG_FOLLOW_BYTES, LOG_FOLLOW_EVERY, LOG_STREAM_MAX, STATUS_EVERY};
+
+/// A picture now, with each change, and at least every [`STATUS_EVERY`].
+pub(super) fn pictures(snapshot: watch::Receiver<Arc<Snapshot>>) -> impl Stream<Item = Arc<Snapshot>> {
+    futures_util::stream::unfold((snapshot, false), |(mut snapshot, waits)| async move {
+        // Time over is a picture as well; only an engine that is gone ends the stream.
+        if waits && matches!(tokio::time::timeout(STATUS_EVERY, snapshot.changed()).await, Ok(Err(_))) {
+            return None;
+        }
+        let picture = snapshot.borrow_and_update().clone();
+        Some((picture, (snapshot, true)))
+    })
+}
 
 type Out<T> = mpsc::Sender<Result<T, Status>>;
 

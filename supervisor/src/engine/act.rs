@@ -18,60 +18,69 @@ use crate::table::{Action, End, Fact, Move};
 use crate::{calls, logs, ready};
 
 impl Engine {
+    /// Processes first, words about them after.
     pub(super) fn perform(&mut self, actions: Vec<Action>) {
-        let mut queue = VecDeque::from(actions);
-        while let Some(action) = queue.pop_front() {
-            match action {
-                Action::Spawn(name, generation) => {
-                    let fact = self.spawn(name, generation);
-                    queue.extend(self.table.step(self.now(), name, generation, fact));
-                    self.record();
-                }
-                Action::Activate(name, generation) => self.with_child(name, generation, |c| {
-                    c.tasks.spawn(calls::activate(c.channel.clone()));
-                }),
-                Action::Admit(name, generation) => self.with_child(name, generation, |c| {
-                    c.tasks.spawn(calls::admit(c.channel.clone()));
-                }),
-                Action::Probe(name, generation) => {
-                    let facts = FactSender { tx: self.tx.clone(), name, generation };
-                    self.with_child(name, generation, |c| {
-                        c.tasks.spawn(ready::probe(c.channel.clone(), facts, c.process.number()));
-                    });
-                }
-                Action::Look(name, generation) => {
-                    if let Some(pid) = self.children.get(&name).map(|c| c.process.number()) {
-                        queue.extend(self.table.step(self.now(), name, generation, Fact::Work(crate::process::work(pid))));
-                    }
-                }
-                Action::Signal(name, generation, sig) => {
-                    self.counters.signal(sig);
-                    self.with_child(name, generation, |c| {
-                        if let Err(err) = c.process.signal(sig) {
-                            tracing::error!(%name, ?sig, %err, "signal not sent");
-                        }
-                    });
-                }
-                Action::Quiesce { op, deadline } => {
-                    let daemons = self.children.iter().map(|(n, c)| (*n, c.channel.clone())).collect();
-                    let reports = ReportSender { tx: self.tx.clone(), op };
-                    let send = move |report, done| {
-                        let reports = reports.clone();
-                        async move { reports.send(report, done).await }
-                    };
-                    self.quiesce.spawn(calls::quiesce(daemons, deadline, send));
-                }
-                Action::OpText { op, instance, text } => self.op_text(op, instance, text),
-                Action::OpEnd(op, end) => {
-                    // Who hears of the end and asks for the status must see it.
-                    self.publish();
-                    self.op_end(op, *end);
-                }
-                Action::Note { instance, bad, text } => self.note(instance, bad, &text),
-                Action::Crashed(_, cause) => self.counters.crash(&cause),
-                Action::Moved(moved) => self.moved(*moved),
-            }
+        let (words, deeds): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_word);
+        let mut words = VecDeque::from(words);
+        let mut deeds = VecDeque::from(deeds);
+        while let Some(action) = deeds.pop_front().or_else(|| words.pop_front()) {
+            let (more_words, more): (Vec<_>, Vec<_>) = self.act(action).into_iter().partition(is_word);
+            words.extend(more_words);
+            deeds.extend(more);
         }
+    }
+
+    fn act(&mut self, action: Action) -> Vec<Action> {
+        match action {
+            Action::Spawn(name, generation) => {
+                let fact = self.spawn(name, generation);
+                return self.table.step(self.now(), name, generation, fact);
+            }
+            Action::Activate(name, generation) => self.with_child(name, generation, |c| {
+                c.tasks.spawn(calls::activate(c.channel.clone()));
+            }),
+            Action::Admit(name, generation) => self.with_child(name, generation, |c| {
+                c.tasks.spawn(calls::admit(c.channel.clone()));
+            }),
+            Action::Probe(name, generation) => {
+                let facts = FactSender { tx: self.tx.clone(), name, generation };
+                self.with_child(name, generation, |c| {
+                    c.tasks.spawn(ready::probe(c.channel.clone(), facts, c.process.number()));
+                });
+            }
+            Action::Look(name, generation) => {
+                if let Some(pid) = self.children.get(&name).map(|c| c.process.number()) {
+                    return self.table.step(self.now(), name, generation, Fact::Work(crate::process::work(pid)));
+                }
+            }
+            Action::Signal(name, generation, sig) => {
+                self.counters.signal(sig);
+                self.with_child(name, generation, |c| {
+                    if let Err(err) = c.process.signal(sig) {
+                        tracing::error!(%name, ?sig, %err, "signal not sent");
+                    }
+                });
+            }
+            Action::Quiesce { op, deadline } => {
+                let daemons = self.children.iter().map(|(n, c)| (*n, c.channel.clone())).collect();
+                let reports = ReportSender { tx: self.tx.clone(), op };
+                let send = move |report, done| {
+                    let reports = reports.clone();
+                    async move { reports.send(report, done).await }
+                };
+                self.quiesce.spawn(calls::quiesce(daemons, deadline, send));
+            }
+            Action::OpText { op, instance, text } => self.op_text(op, instance, text),
+            Action::OpEnd(op, end) => {
+                // Who hears of the end and asks for the status must see it.
+                self.publish();
+                self.op_end(op, *end);
+            }
+            Action::Note { instance, bad, text } => self.note(instance, bad, &text),
+            Action::Crashed(_, cause) => self.counters.crash(&cause),
+            Action::Moved(moved) => self.moved(*moved),
+        }
+        Vec::new()
     }
 
     pub(super) fn with_child(&mut self, name: InstanceName, generation: u64, act: impl FnOnce(&mut Child)) {
@@ -193,6 +202,11 @@ impl Engine {
         }
         self.starts = starts.into();
     }
+}
+
+/// Tells somebody something, and can wait for what is done.
+fn is_word(action: &Action) -> bool {
+    matches!(action, Action::OpText { .. } | Action::OpEnd(..) | Action::Note { .. } | Action::Crashed(..) | Action::Moved(_))
 }
 
 pub(super) async fn ended(process: Process, tx: mpsc::Sender<Msg>, name: InstanceName, generation: u64) {

@@ -1,6 +1,6 @@
 //! Signals to the supervisor itself.
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
 use wk_types::InstanceName;
 
 use super::Engine;
@@ -11,16 +11,6 @@ use crate::table::{Fact, Flags, Kind, Request};
 impl Engine {
     pub(super) fn on_signal(&mut self, signal: i32) {
         match signal {
-            SIGCHLD => {
-                orphans::reap(|pid| self.knows(pid));
-                let halted: Vec<(InstanceName, u64)> =
-                    self.children.iter().filter(|(_, c)| c.process.halted()).map(|(n, c)| (*n, c.generation)).collect();
-                for (name, generation) in halted {
-                    tracing::warn!(%name, "process was stopped by a signal, probing it");
-                    let actions = self.table.step(self.now(), name, generation, Fact::Halted);
-                    self.perform(actions);
-                }
-            }
             SIGUSR2 => self.reexec(None),
             SIGQUIT => self.dump(),
             SIGUSR1 => self.reopen_log(),
@@ -28,6 +18,18 @@ impl Engine {
             SIGHUP if self.console.is_terminal() && !self.console.has_terminal() => self.stop_signal(),
             SIGHUP => self.reload_by_signal(),
             _ => self.stop_signal(),
+        }
+    }
+
+    /// Reaps what nobody knows and probes what was stopped.
+    pub(super) fn look_after_children(&mut self) {
+        orphans::reap(|pid| self.knows(pid));
+        let halted: Vec<(InstanceName, u64)> =
+            self.children.iter().filter(|(_, c)| c.process.halted()).map(|(n, c)| (*n, c.generation)).collect();
+        for (name, generation) in halted {
+            tracing::warn!(%name, "process was stopped by a signal, probing it");
+            let actions = self.table.step(self.now(), name, generation, Fact::Halted);
+            self.perform(actions);
         }
     }
 

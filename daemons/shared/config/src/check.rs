@@ -9,6 +9,10 @@ use crate::schema::Config;
 /// Some SDKs ping every two minutes.
 const IDLE_WARN: Duration = Duration::from_secs(150);
 
+/// What to do as long as the gateway does not speak TLS.
+const WSS_INSTEAD: &str = "nothing: this program does not serve WSS; let a proxy end TLS in front of wsAddr (proxyProtocol tells it who the \
+                           client is), and set external.wssAddr to the proxy's address for /route";
+
 /// Appends every problem and warning.
 pub(crate) fn check(config: &Config, given: &Given, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
     let mut refuse = |key: &str, value: String, allowed: &str| {
@@ -21,8 +25,9 @@ pub(crate) fn check(config: &Config, given: &Given, problems: &mut Vec<Problem>,
     if config.raft.election_min >= config.raft.election_max {
         refuse("raft.electionMin", format!("{:?}", config.raft.election_min), "less than raft.electionMax");
     }
-    if config.wss_addr.is_some() && (config.wss_config.cert_file.is_empty() || config.wss_config.key_file.is_empty()) {
-        refuse("wssAddr", "set".into(), "wssConfig.certFile and wssConfig.keyFile beside it");
+    if let Some(addr) = config.wss_addr {
+        // A port that is bound and not served would hold clients for ever, and `/route` would send them there.
+        refuse("wssAddr", addr.to_string(), WSS_INSTEAD);
     }
     if config.cluster.slot_group_count > config.cluster.slot_count {
         refuse("cluster.slotGroupCount", config.cluster.slot_group_count.to_string(), "at most cluster.slotCount");
@@ -57,7 +62,6 @@ pub(crate) fn check(config: &Config, given: &Given, problems: &mut Vec<Problem>,
 fn addresses(config: &Config, refuse: &mut dyn FnMut(&str, String, &str)) {
     let mut all =
         vec![("addr", config.addr), ("wsAddr", config.ws_addr), ("httpAddr", config.http_addr), ("cluster.addr", config.cluster.addr)];
-    all.extend(config.wss_addr.map(|a| ("wssAddr", a)));
     all.extend(config.manager.on.then_some(("manager.addr", config.manager.addr)));
     all.extend(config.demo.on.then_some(("demo.addr", config.demo.addr)));
     for (i, (key, addr)) in all.iter().enumerate() {
@@ -88,6 +92,9 @@ fn auth_user_ok(text: &str, manager_uid: &str) -> bool {
 fn warn(config: &Config, given: &Given, warnings: &mut Vec<String>) {
     if !config.token_auth_on {
         warnings.push("tokenAuthOn is false: clients connect without a verified token".into());
+    }
+    if !config.wss_config.cert_file.is_empty() || !config.wss_config.key_file.is_empty() {
+        warnings.push("wssConfig has no effect: this program does not serve WSS, see wssAddr".into());
     }
     if config.conn_idle_time < IDLE_WARN {
         warnings.push("connIdleTime is below 150s: some SDKs ping every 2 minutes".into());

@@ -48,7 +48,7 @@ section! {
         addr: ListenAddr = ListenAddr::any(5100), "addr";
         /// Client WebSocket. Default `0.0.0.0:5200`.
         ws_addr: ListenAddr = ListenAddr::any(5200), "wsAddr";
-        /// Client WebSocket with TLS. Default: off.
+        /// Client WebSocket with TLS. Default: off. Not served yet: a value is refused.
         wss_addr: Option<ListenAddr> = None, "wssAddr";
         /// Verify CONNECT tokens. Default false.
         token_auth_on: bool = false, "tokenAuthOn";
@@ -136,7 +136,7 @@ section! {
 }
 
 section! {
-    /// TLS of `wssAddr`.
+    /// TLS of `wssAddr`; no effect yet.
     WssConfig {
         /// Certificate chain, PEM.
         cert_file: String = String::new(), "certFile";

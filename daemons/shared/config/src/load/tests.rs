@@ -111,7 +111,7 @@ fn lists_from_yaml_and_from_the_environment() {
 
 #[test]
 fn json_round_trip_keeps_everything_and_entries_hide_secrets() {
-    let text = "managerToken: hunter2\nauth: {users: [\"a:b:*\"]}\nwssAddr: 0.0.0.0:5210\nwssConfig: {certFile: c, keyFile: k}\n\
+    let text = "managerToken: hunter2\nauth: {users: [\"a:b:*\"]}\nwssConfig: {certFile: c, keyFile: k}\n\
                 supervisor: {daemons: {worker.user: {stopTimeout: 7s}, gateway: {restart: never, memoryMax: 1GB}}}\nmanager: {on: false}\n";
     let config = yaml(text).unwrap().config;
     assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
@@ -141,6 +141,15 @@ fn broken_yaml_has_a_line() {
     assert!(yaml("# nothing\n").is_ok());
     assert!(yaml("").is_ok());
     assert!(yaml("- a\n- b\n").is_err());
+}
+
+#[test]
+fn wss_is_refused_with_what_to_do_instead() {
+    let err = yaml("wssAddr: wss://0.0.0.0:5210\nwssConfig: {certFile: c, keyFile: k}").unwrap_err();
+    assert!(err.problems.iter().any(|p| p.key == "wssAddr" && p.allowed.contains("external.wssAddr")), "{err}");
+    let proxied = yaml("external: {wssAddr: \"wss://im.example.com\"}").unwrap();
+    assert_eq!(proxied.config.external_wss_addr([127, 0, 0, 1].into()), "wss://im.example.com");
+    assert!(yaml("wssConfig: {certFile: c}").unwrap().warnings.iter().any(|w| w.starts_with("wssConfig has no effect")));
 }
 
 #[test]

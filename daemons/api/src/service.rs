@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wk_lifecycle::{Context, Exit, Failure, InFlight, OrExit as _, Spec};
 use wk_link::ring::Window;
-use wk_link::{LinkHooks, LinkSet, LinkSetConfig};
+use wk_link::{LinkHooks, LinkSet, LinkSetConfig, Quarantine};
 use wk_proto::cluster::v1 as pb;
 use wk_rpc::ClusterData;
 use wk_rpc::backoff::Backoff;
@@ -90,10 +90,11 @@ impl Parts {
         links.window = Window::new(context.config().links.batches, context.config().links.batch_items);
         let poisoned =
             |p: wk_link::sender::Poisoned| tracing::error!(slot = p.slot, kind = ?p.kind, bytes = p.body.len(), "message was given up");
+        let quarantine = Quarantine::new(&context.config().data_path(), context.instance());
         let links = LinkSet::start(
             links,
             table.clone(),
-            LinkHooks { preamble: None, on_done: Arc::new(|_| {}), on_poison: Arc::new(poisoned) },
+            LinkHooks { preamble: None, on_done: Arc::new(|_| {}), quarantine: Some(quarantine), on_poison: Arc::new(poisoned) },
             &tasks,
             edges.clone(),
         );

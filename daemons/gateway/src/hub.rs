@@ -9,20 +9,18 @@ use bytes::Bytes;
 use wk_link::item::{self, Body, Encoder};
 use wk_link::sender::Poisoned;
 use wk_link::{Keep, Kind};
-use wk_types::{Bucket, ConnId, IdRun, IdStock, MessageId, Reason};
-use wk_wire::Sendack;
-use wk_wire::jsonrpc::Id;
+use wk_types::{Bucket, ConnId, IdRun, IdStock};
 
-use crate::answers::{self, Chunks};
+use crate::answers::Chunks;
 use crate::config::Settings;
 use crate::exchange::{At, CloseReason, Command, Event, Handover, Login, Mailbox, Shared};
-use crate::inflight::{Answer, Entry, InFlight};
+use crate::inflight::{Entry, InFlight};
 use crate::limits::{IDS_LENT, IDS_LOW};
 use crate::metrics::Metrics;
-use crate::quarantine::Quarantine;
-use crate::reactor::refusal;
 use crate::session::{Registry, Session, State};
 use crate::uplink::Uplink;
+
+mod clients;
 
 /// What the hub has heard about the reactors themselves.
 #[derive(Debug, Default)]
@@ -44,8 +42,6 @@ pub struct Parts {
     pub shared: Arc<Shared>,
     /// Counters.
     pub metrics: Metrics,
-    /// Where poisoned items go.
-    pub quarantine: Quarantine,
 }
 
 /// The hub.
@@ -53,7 +49,6 @@ pub struct Hub {
     settings: Arc<Settings>,
     shared: Arc<Shared>,
     metrics: Metrics,
-    quarantine: Quarantine,
     uplink: Option<Box<dyn Uplink>>,
     sessions: Registry,
     in_flight: InFlight,
@@ -89,12 +84,11 @@ impl Hub {
     /// A hub without reactors and links; both are attached before the first event.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, shared, metrics, quarantine } = parts;
+        let Parts { settings, shared, metrics } = parts;
         Self {
             settings,
             shared,
             metrics,
-            quarantine,
             uplink: None,
             sessions: Registry::default(),
             in_flight: InFlight::default(),
@@ -176,10 +170,9 @@ impl Hub {
         }
     }
 
-    /// An item was refused because two workers died of it.
-    pub fn on_poison(&mut self, item: &Poisoned, unix_ms: i64) {
+    /// An item is refused because two workers died of it; it is in quarantine by now.
+    pub fn on_poison(&mut self, item: &Poisoned) {
         self.metrics.poisoned.inc();
-        self.quarantine.keep(item, unix_ms);
         match item.kind {
             Kind::Send => self.answer_self(item.token.cast_signed()),
             Kind::Connect => {
@@ -350,125 +343,6 @@ impl Hub {
         let body = self.encoder.encode(&item::Closed { conn, uid: &session.uid });
         if let Some(uplink) = &self.uplink {
             uplink.user(session.bucket, Kind::Closed, body, Keep::UntilSettled, 0);
-        }
-    }
-
-    fn on_connack(&mut self, connack: &item::Connack<'_>) {
-        let Some(session) = self.sessions.get_mut(&connack.conn) else { return };
-        let State::Waiting { id } = &mut session.state else { return };
-        let id = id.take();
-        if !connack.reason.is_success() {
-            session.state = State::Refused;
-            let frame = refusal(session.json, session.version, id.as_ref(), connack.reason, connack.time_diff_ms, &self.settings);
-            self.metrics.connack.add(frame.len());
-            return send_to(&mut self.desks, session.at, Command::Connack(session.at, frame.into(), false));
-        }
-        session.device_level = connack.device_level;
-        session.encrypted = connack.encrypted;
-        session.aes_key = connack.aes_key;
-        session.aes_iv = connack.aes_iv;
-        session.since_ms = wk_rpc::clock::monotonic_ms();
-        self.scratch.clear();
-        answers::connack(&mut self.scratch, session, id.as_ref(), connack, &self.settings);
-        let frame = self.chunks.put(&self.scratch);
-        session.state = State::Registering { connack: frame };
-        let (bucket, body) = (session.bucket, self.encoder.encode(&session.item()));
-        self.metrics.sessions.inc();
-        self.to_push(bucket, Kind::SessionUp, body, connack.conn.0);
-    }
-
-    /// The push worker knows the connection: its CONNACK may be written.
-    fn open(&mut self, conn: ConnId) {
-        let Some(session) = self.sessions.get_mut(&conn) else { return };
-        if let State::Registering { connack } = &mut session.state {
-            let connack = std::mem::take(connack);
-            session.state = State::Open;
-            self.metrics.connack.add(connack.len());
-            send_to(&mut self.desks, session.at, Command::Connack(session.at, connack, true));
-        }
-    }
-
-    fn on_kick(&mut self, kick: &item::Kick<'_>) {
-        let Some(session) = self.sessions.get(&kick.conn) else { return self.metrics.output_orphans.inc() };
-        self.scratch.clear();
-        if let Some(reason) = kick.disconnect {
-            answers::disconnect(&mut self.scratch, session, reason, kick.text);
-        }
-        let frame = self.chunks.put(&self.scratch);
-        send_to(&mut self.desks, session.at, Command::Kick(session.at, frame, kick.close_after_ms));
-    }
-
-    fn on_sendack(&mut self, ack: &item::Sendack<'_>) {
-        match self.in_flight.answer(ack.message_id) {
-            Answer::First(entry) => {
-                if let (Some(ticket), Some(uplink)) = (entry.ticket, &self.uplink) {
-                    uplink.settle_user(ticket);
-                }
-                let sendack = Sendack {
-                    flags: entry.flags,
-                    message_id: ack.stored_id,
-                    client_seq: entry.client_seq,
-                    message_seq: ack.message_seq,
-                    reason: ack.reason,
-                    client_msg_no: ack.client_msg_no,
-                };
-                self.write_sendack(entry.at, entry.id.as_deref(), &sendack, entry.cost);
-            }
-            Answer::Late(ticket) => {
-                self.metrics.answers_late.inc();
-                if let (Some(ticket), Some(uplink)) = (ticket, &self.uplink) {
-                    uplink.settle_user(ticket);
-                }
-            }
-            Answer::Unknown => self.metrics.answers_late.inc(),
-        }
-    }
-
-    fn on_recv_out(&mut self, recv: &item::RecvOut<'_>, body: &Bytes) {
-        // A push worker sends only to connections it was told of, so a CONNACK that still waits for its receipt need not wait any more.
-        self.open(recv.conn);
-        let Some(session) = self.sessions.get(&recv.conn).filter(|s| s.is_authenticated()) else {
-            return self.metrics.output_orphans.inc();
-        };
-        let at = session.at;
-        self.metrics.recv.add(recv.frame.len());
-        // Whether too much waits is for the reactor to say: it knows for whom.
-        self.shared.output.add(recv.frame.len());
-        send_to(&mut self.desks, at, Command::Write(at, body.slice_ref(recv.frame)));
-    }
-
-    /// Answers a SEND with reason 15 now.
-    fn answer_self(&mut self, id: MessageId) {
-        if let Some(overdue) = self.in_flight.overdue(id) {
-            self.write_overdue(id, overdue);
-        }
-    }
-
-    fn write_overdue(&mut self, id: MessageId, overdue: crate::inflight::Overdue) {
-        let client_msg_no = item::Send::decode(&overdue.body).map_or("", |send| send.client_msg_no);
-        let sendack = Sendack {
-            flags: overdue.flags,
-            message_id: id,
-            client_seq: overdue.client_seq,
-            message_seq: 0,
-            reason: Reason::SYSTEM_ERROR,
-            client_msg_no,
-        };
-        self.write_sendack(overdue.at, overdue.id.as_deref(), &sendack, overdue.cost);
-    }
-
-    fn write_sendack(&mut self, at: At, id: Option<&Id>, sendack: &Sendack<'_>, cost: u32) {
-        let Some(session) = self.sessions.get(&at.conn) else { return };
-        self.scratch.clear();
-        answers::sendack(&mut self.scratch, session, id, sendack);
-        self.metrics.sendack.add(self.scratch.len());
-        let frame = self.chunks.put(&self.scratch);
-        send_to(&mut self.desks, at, Command::Sendack(at, frame, cost));
-    }
-
-    fn close(&mut self, conn: ConnId, reason: CloseReason) {
-        if let Some(session) = self.sessions.get(&conn) {
-            send_to(&mut self.desks, session.at, Command::Close(session.at, reason));
         }
     }
 

@@ -21,7 +21,6 @@ pub mod hub;
 pub mod inflight;
 pub mod limits;
 pub mod metrics;
-pub mod quarantine;
 pub mod reactor;
 pub mod service;
 pub mod session;

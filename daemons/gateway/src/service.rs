@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, OrExit, Spec};
 use wk_link::ring::Window;
-use wk_link::{LinkHooks, LinkServer, LinkSet, LinkSetConfig};
-use wk_rpc::clock::{monotonic_ms, unix_ms};
+use wk_link::{LinkHooks, LinkServer, LinkSet, LinkSetConfig, Quarantine};
+use wk_rpc::clock::monotonic_ms;
 use wk_rpc::{ClusterData, Table, TableWatch};
 use wk_types::limits::SEND_DEADLINE;
 use wk_types::{Daemon, IdRun, Pool};
@@ -30,7 +30,6 @@ use crate::limits::{
     QUIESCE_HANDSHAKE_TIMEOUT, QUIET_BEFORE_CLOSE,
 };
 use crate::metrics::Metrics;
-use crate::quarantine::Quarantine;
 use crate::reactor::{Common, Reactors};
 use crate::uplink::{Downlink, Links, Snapshot, answers_logins};
 
@@ -77,8 +76,7 @@ pub async fn run(context: Context) -> Result<(), Failure> {
     let count = u16::try_from(config.sub_reactors(cores)).unwrap_or(u16::MAX);
     let reactors = Reactors::start(count, listeners, &common).or_exit(Exit::Usage)?;
     context.component("wk.gateway.reactor").serving();
-    let quarantine = Quarantine::new(&config.data_path());
-    let mut hub = Hub::new(Parts { settings, shared: Arc::clone(&shared), metrics: metrics.clone(), quarantine });
+    let mut hub = Hub::new(Parts { settings, shared: Arc::clone(&shared), metrics: metrics.clone() });
     hub.attach_reactors(reactors.subs.clone());
     let gateway = Gateway {
         table: context.table(),
@@ -177,11 +175,12 @@ impl Gateway {
         let snapshot = Snapshot { hub: Arc::clone(&self.hub), pool, table: self.table.clone() };
         let (hub, wake) = (Arc::clone(&self.hub), Arc::clone(&self.wake));
         let on_poison = Arc::new(move |item| {
-            hub.lock().on_poison(&item, unix_ms());
+            hub.lock().on_poison(&item);
             wake.notify_one();
         });
         let (tasks, stop) = (self.context.tasks(), self.stop_links.clone());
-        let hooks = LinkHooks { preamble: Some(Arc::new(snapshot)), on_done, on_poison };
+        let quarantine = Quarantine::new(&self.context.config().data_path(), self.context.instance());
+        let hooks = LinkHooks { preamble: Some(Arc::new(snapshot)), on_done, quarantine: Some(quarantine), on_poison };
         LinkSet::start(config, self.table.clone(), hooks, tasks, stop)
     }
 

@@ -26,7 +26,6 @@ pub mod metrics;
 pub mod origin;
 pub mod peers;
 pub mod push;
-pub mod quarantine;
 pub mod rpc;
 pub mod service;
 pub mod state;

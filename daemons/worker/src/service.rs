@@ -13,7 +13,7 @@ use wk_config::{Env, Mode};
 use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, Spec};
 use wk_link::ring::Window;
 use wk_link::sender::{OnDone, OnPoison};
-use wk_link::{BlackBox, LinkHooks, LinkServer, LinkSet, LinkSetConfig, Past};
+use wk_link::{BlackBox, LinkHooks, LinkServer, LinkSet, LinkSetConfig, Past, Quarantine};
 use wk_proto::worker::v1::channel_admin_server::ChannelAdminServer;
 use wk_proto::worker::v1::user_admin_server::UserAdminServer;
 use wk_rpc::{ClusterData, ServeOptions, TableWatch};
@@ -27,7 +27,6 @@ use crate::metrics::{ChannelMetrics, PushMetrics, UserMetrics};
 use crate::peers::Peers;
 use crate::push::events::PushPool;
 use crate::push::handle::Push;
-use crate::quarantine::Quarantine;
 use crate::rpc::calls::Calls;
 use crate::rpc::channel_admin::ChannelAdminService;
 use crate::rpc::user_admin::UserAdminService;
@@ -163,7 +162,8 @@ impl Base {
         let (done, poisoned) = (Arc::clone(inbox), Arc::clone(inbox));
         let on_done: OnDone = Arc::new(move |tokens| done.done(tokens));
         let on_poison: OnPoison = Arc::new(move |item| poisoned.push(Event::Poisoned(item)));
-        let hooks = LinkHooks { preamble: None, on_done, on_poison };
+        let quarantine = Some(Quarantine::new(&self.config.data_path(), me));
+        let hooks = LinkHooks { preamble: None, on_done, quarantine, on_poison };
         LinkSet::start(config, self.table.clone(), hooks, &self.tasks, self.stop_links.clone())
     }
 
@@ -187,7 +187,6 @@ impl Base {
             table: self.table.clone(),
             state: Arc::clone(&state),
             metrics: UserMetrics::register(metrics),
-            quarantine: Quarantine::new(&self.config.data_path(), me),
             draining: None,
         };
         let admin =
@@ -219,7 +218,6 @@ impl Base {
             table: self.table.clone(),
             state: Arc::clone(&state),
             metrics: ChannelMetrics::register(metrics),
-            quarantine: Quarantine::new(&self.config.data_path(), me),
             fault: self.fault(Pool::Channel),
             bug: self.bug,
             run: channel::events::Run::default(),
@@ -252,7 +250,6 @@ impl Base {
             policy,
             state: Arc::clone(&state),
             metrics: PushMetrics::register(metrics),
-            quarantine: Quarantine::new(&self.config.data_path(), me),
             fault: self.fault(Pool::Push),
             bug: self.bug,
             draining: None,

@@ -2,8 +2,8 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 use wk_link::sender::Ticket;
-use wk_types::{ChannelType, DeviceFlag, DeviceLevel, IdRun};
-use wk_wire::jsonrpc::Dialect;
+use wk_types::{ChannelType, DeviceFlag, DeviceLevel, IdRun, Reason};
+use wk_wire::jsonrpc::{Dialect, Id};
 use wk_wire::{Connect, ServerFrame, Version, decode_server, frame};
 
 use super::*;
@@ -48,25 +48,19 @@ struct Bench {
     hub: Hub,
     sent: Sent,
     reactor: Arc<Mailbox<Command>>,
-    _folder: tempfile::TempDir,
 }
 
 const AT: At = At { conn: ConnId(77), slot: 3, reactor: 0 };
 
 impl Bench {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut hub = Hub::new(Parts {
-            settings: Arc::default(),
-            shared: Arc::default(),
-            metrics: Metrics::new(&wk_telemetry::Metrics::new()),
-            quarantine: Quarantine::new(folder.path()),
-        });
+        let mut hub =
+            Hub::new(Parts { settings: Arc::default(), shared: Arc::default(), metrics: Metrics::new(&wk_telemetry::Metrics::new()) });
         let reactor = Arc::new(Mailbox::new(|| {}));
         let sent = Sent::default();
         hub.attach_reactors(vec![Arc::clone(&reactor)]);
         hub.attach_uplink(Box::new(sent.clone()));
-        Self { hub, sent, reactor, _folder: folder }
+        Self { hub, sent, reactor }
     }
 
     fn commands(&mut self) -> VecDeque<Command> {
@@ -294,19 +288,19 @@ fn the_snapshot_holds_authenticated_sessions_of_the_share() {
 }
 
 #[test]
-fn poison_is_answered_and_kept() {
+fn poison_is_answered() {
     let mut bench = Bench::new();
     bench.open(5, false);
     bench.send(1, None);
     let body = bench.sent.0.lock().user[1].1.clone();
-    bench.hub.on_poison(&Poisoned { slot: 0, kind: Kind::Send, bucket: Bucket::of("ann"), body, token: 1 }, 0);
+    bench.hub.on_poison(&Poisoned { slot: 0, kind: Kind::Send, bucket: Bucket::of("ann"), body, token: 1 });
     let Some(Command::Sendack(AT, frame, _)) = bench.commands().pop_front() else { panic!("no answer") };
     decoded(&frame, Version::V5, |frame| {
         let ServerFrame::Sendack(ack) = frame else { panic!("not a sendack") };
         assert_eq!(ack.reason, Reason::SYSTEM_ERROR);
     });
     let body = bench.sent.0.lock().user[0].1.clone();
-    bench.hub.on_poison(&Poisoned { slot: 0, kind: Kind::Connect, bucket: Bucket::of("ann"), body, token: 0 }, 0);
+    bench.hub.on_poison(&Poisoned { slot: 0, kind: Kind::Connect, bucket: Bucket::of("ann"), body, token: 0 });
     assert!(matches!(bench.commands().pop_front(), Some(Command::Close(AT, CloseReason::Refused))));
 }
 

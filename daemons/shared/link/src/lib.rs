@@ -7,7 +7,7 @@
 //! Planes
 //! - [`codec`], [`item`], [`record`]: the bytes. Own frames inside one `bytes` field, decoded without copying.
 //! - [`ring`], [`inbox`]: the two ends as pure state machines. No sockets, no clocks.
-//! - [`sender`], [`receiver`]: carry them out over gRPC streams on Unix sockets; [`blackbox`]: what a receiver died of.
+//! - [`sender`], [`receiver`]: carry them out over gRPC streams on Unix sockets; [`blackbox`]: what a receiver died of; [`quarantine`]: what receivers died of twice.
 //!
 //! Invariants
 //! - A receiver never waits for another link before it confirms receipt: so no cycle of processes can block (architecture §5a).
@@ -20,6 +20,7 @@ pub mod blackbox;
 pub mod codec;
 pub mod inbox;
 pub mod item;
+pub mod quarantine;
 pub mod receiver;
 pub mod record;
 pub mod ring;
@@ -29,6 +30,7 @@ pub mod sender;
 pub use blackbox::{BlackBox, Past};
 pub use codec::DecodeError;
 pub use item::Kind;
+pub use quarantine::Quarantine;
 pub use receiver::{Delivery, Handler, LinkServer, Peer, PeerEvent};
 pub use ring::{Keep, Outgoing, Position};
 pub use sender::{LinkHooks, LinkSet, LinkSetConfig, Preamble};

@@ -107,8 +107,8 @@ pub struct PoisonedItem {
     pub bucket: Bucket,
     /// Its body.
     pub body: Bytes,
-    /// The owner's token, 0 without.
-    pub token: u64,
+    /// Whom to tell.
+    pub then: Then,
 }
 
 /// Items owed to one slot.
@@ -290,12 +290,9 @@ impl Ring {
     fn poison(&mut self, position: Position) -> Option<PoisonedItem> {
         let entry = self.entry(position).filter(|e| !e.done)?;
         let (kind, bucket, body) = (entry.kind, entry.bucket, entry.body.clone());
-        let token = match entry.then {
-            Then::Token(token) => token,
-            Then::Silence | Then::Waiter(_) => 0,
-        };
+        let then = std::mem::replace(&mut entry.then, Then::Silence);
         self.finish(position);
-        Some(PoisonedItem { kind, bucket, body, token })
+        Some(PoisonedItem { kind, bucket, body, then })
     }
 
     fn entry(&mut self, position: Position) -> Option<&mut Entry> {

@@ -24,7 +24,6 @@ use crate::inbox::{Event, Inbox};
 use crate::limits::{APPEND_ATTEMPT, CURSOR_SAVE, DRAIN_MAX, SCAN_MEMBERS, SYSTEM_UIDS_REFRESH, TICK, UNDISTRIBUTED_BYTES_MAX};
 use crate::metrics::ChannelMetrics;
 use crate::origin::{Now, Origin};
-use crate::quarantine::Quarantine;
 use crate::rpc::calls::Calls as Changes;
 use crate::state::State;
 
@@ -86,8 +85,6 @@ pub struct ChannelPool {
     pub state: Arc<State>,
     /// Metrics.
     pub metrics: ChannelMetrics,
-    /// Poisoned items.
-    pub quarantine: Quarantine,
     /// Test switch.
     pub fault: Fault,
     /// Test switch.
@@ -208,7 +205,6 @@ impl ChannelPool {
             }
             Event::Poisoned(item) => {
                 // A Deliver that two push workers died of: the others go on without it. A SENDACK that two gateways died of: nobody waits.
-                self.quarantine.keep(&item, at.unix_ms);
                 self.metrics.poisoned.inc();
                 self.done(item.token);
             }

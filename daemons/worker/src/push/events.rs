@@ -19,7 +19,6 @@ use crate::inbox::{Event, Inbox};
 use crate::limits::{DRAIN_MAX, TICK};
 use crate::metrics::PushMetrics;
 use crate::origin::Origin;
-use crate::quarantine::Quarantine;
 use crate::state::State;
 
 /// Everything the task owns. No control call asks anything of this pool.
@@ -43,8 +42,6 @@ pub struct PushPool {
     pub state: Arc<State>,
     /// Metrics.
     pub metrics: PushMetrics,
-    /// Poisoned items.
-    pub quarantine: Quarantine,
     /// Test switch.
     pub fault: Fault,
     /// Test switch.
@@ -133,7 +130,6 @@ impl PushPool {
             Event::Done(tokens) => self.push.done(&tokens, &mut self.links),
             Event::Poisoned(item) => {
                 // A frame that two gateways died of: its Deliver goes on without it.
-                self.quarantine.keep(&item, now().unix_ms);
                 self.metrics.poisoned.inc();
                 self.push.done(&[item.token], &mut self.links);
             }

@@ -23,7 +23,6 @@ use crate::inbox::{Event, Inbox};
 use crate::limits::{DRAIN_MAX, LOOKUP_QUERIES_MAX, TICK};
 use crate::metrics::UserMetrics;
 use crate::origin::{Now, Origin};
-use crate::quarantine::Quarantine;
 use crate::rpc::calls::Calls;
 use crate::state::State;
 
@@ -64,8 +63,6 @@ pub struct UserPool {
     pub state: Arc<State>,
     /// Metrics.
     pub metrics: UserMetrics,
-    /// Poisoned items.
-    pub quarantine: Quarantine,
     /// Set by the drain: when it ends at the latest. `None` at first.
     pub draining: Option<Instant>,
 }
@@ -149,7 +146,6 @@ impl UserPool {
                 }
             }
             Event::Poisoned(item) => {
-                self.quarantine.keep(&item, at.unix_ms);
                 self.metrics.poisoned.inc();
                 self.users.poisoned(&item.body, Origin::from_token(item.token), &mut self.links);
             }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wk_link::blackbox::BlackBox;
 use wk_link::ring::Window;
-use wk_link::{Delivery, Handler, Keep, Kind, LinkHooks, LinkServer, LinkSet, LinkSetConfig, Peer, PeerEvent, Preamble};
+use wk_link::{Delivery, Handler, Keep, Kind, LinkHooks, LinkServer, LinkSet, LinkSetConfig, Peer, PeerEvent, Preamble, Quarantine};
 use wk_proto::node::v1 as pb;
 use wk_rpc::{Table, TableWatch};
 use wk_types::{Bucket, Daemon, InstanceName, Pool};
@@ -127,6 +127,7 @@ struct Sender {
     poisoned: Arc<Mutex<Vec<u64>>>,
     told: Arc<Notify>,
     stop: CancellationToken,
+    _dir: tempfile::TempDir,
 }
 
 impl Sender {
@@ -136,6 +137,8 @@ impl Sender {
         let (told, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let me = InstanceName { daemon: Daemon::Gateway, slot: 0 };
         let config = LinkSetConfig { window, ..LinkSetConfig::new(RECEIVER, me, 99) };
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let file = dir.path().join(format!("quarantine/{me}.jsonl"));
         let (d, p, t, t2) = (Arc::clone(&done), Arc::clone(&poisoned), Arc::clone(&told), Arc::clone(&told));
         let links = LinkSet::start(
             config,
@@ -146,7 +149,9 @@ impl Sender {
                     d.lock().extend(tokens);
                     t.notify_one();
                 }),
+                quarantine: Some(Quarantine::new(dir.path(), me)),
                 on_poison: Arc::new(move |item| {
+                    assert_eq!(std::fs::read_to_string(&file).expect("it is kept first").lines().count(), 1);
                     p.lock().push(item.token);
                     t2.notify_one();
                 }),
@@ -154,7 +159,7 @@ impl Sender {
             &TaskTracker::new(),
             stop.clone(),
         );
-        Self { links, table, done, poisoned, told, stop }
+        Self { links, table, done, poisoned, told, stop, _dir: dir }
     }
 
     fn publish(&self, row: &pb::Instance) {

@@ -245,23 +245,16 @@ async fn first_id(backend: &dyn Backend, message: &Outgoing, fresh: MessageId) -
 
 async fn stored_before(backend: &dyn Backend, message: &Outgoing, fresh: MessageId) -> Result<Option<MessageId>, BackendError> {
     use wk_proto::cluster::v1 as pb;
-    let channel = pb::ChannelRef { id: message.channel.id.to_string(), r#type: message.channel.kind.0.into() };
     let key = pb::StoredKey {
-        channel: Some(channel.clone()),
+        channel: Some(pb::ChannelRef { id: message.channel.id.to_string(), r#type: message.channel.kind.0.into() }),
         message_id: fresh,
         from_uid: message.from_uid.clone(),
         client_msg_no: message.client_msg_no.clone(),
+        payload: Some(message.payload.clone()),
     };
     let query = pb::Query { of: Some(pb::query::Of::Stored(key)) };
     let answer = backend.lookup(vec![query]).await?.pop().unwrap_or_default();
-    if answer.number == 0 || answer.message_id == 0 || answer.message_id == fresh {
-        return Ok(None);
-    }
-    let read = pb::ReadRequest { channel: Some(channel), first: answer.number, last: answer.number, limit: 1, newest: false };
-    let reply = backend.read(read).await?;
-    let same = wk_link::record::Stored::read_all(&reply.records)
-        .is_ok_and(|all| all.first().is_some_and(|stored| stored.message.payload == message.payload));
-    Ok(same.then_some(answer.message_id))
+    Ok(Some(answer.message_id).filter(|id| answer.number != 0 && *id != 0))
 }
 
 fn not_settled(err: &BackendError) -> ApiError {

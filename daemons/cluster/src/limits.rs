@@ -46,6 +46,8 @@ pub const QUERIES_MAX: usize = 4_096;
 pub const QUERIES_INLINE: usize = 32;
 /// Rows of one read or scan.
 pub const ROWS_MAX: u32 = 10_000;
+/// Messages with one client number and different payloads that a question by message id looks at; an append finds its message among any number.
+pub const SAME_NUMBER_MAX: usize = 64;
 /// Entries of one journal answer.
 pub const JOURNAL_ENTRIES_MAX: u32 = 1_000;
 /// Bytes of records in one answer; the answer ends early, the caller asks again. Below the largest gRPC message.

@@ -143,8 +143,13 @@ async fn resends_and_refusals_are_answered() -> anyhow::Result<()> {
     let again = ann.send("ben", 1, "same-number", b"once").await?;
     let again = ann.ack(again).await?;
     assert_eq!((again.message_id, again.message_seq), (first.message_id, first.message_seq));
-    assert_eq!(ben.message().await?.payload, b"once");
-    assert_eq!(api.history("ben", "ann", 1).await?.len(), 1);
+    // Another payload under the number is another message; both are found again.
+    for (payload, seq) in [(b"more", 2), (b"once", 1), (b"more", 2)] {
+        let sent = ann.send("ben", 1, "same-number", payload).await?;
+        assert_eq!(ann.ack(sent).await?.message_seq, seq);
+    }
+    assert_eq!((ben.message().await?.payload, ben.message().await?.payload), (b"once".to_vec(), b"more".to_vec()));
+    assert_eq!(api.history("ben", "ann", 1).await?.len(), 2);
 
     api.group("closed", &["ben"]).await?;
     let seq = ann.send("closed", 2, "", b"let me in").await?;
@@ -178,6 +183,11 @@ async fn the_api_sends_and_sees_who_is_online() -> anyhow::Result<()> {
     let got = ben.message().await?;
     assert_eq!((got.payload.as_slice(), got.from_uid.as_str()), (b"hello".as_slice(), "ann"));
     assert_eq!(sent["data"]["message_id"], json!(got.message_id));
+    let command = json!({"header": {"no_persist": 1, "sync_once": 1}, "subscribers": ["ben", "dan"], "payload": "Z28="});
+    assert_eq!(api.must("/message/send", &command).await?, json!({"status": 200}));
+    let got = ben.message().await?;
+    assert_eq!((got.payload.as_slice(), got.channel_id.as_str(), got.channel_type), (b"go".as_slice(), "systemcmdonline", 8));
+    assert_eq!(got.message_seq, 0);
     let online = api.must("/user/onlinestatus", &json!(["ann", "ben"])).await?;
     assert_eq!(online, json!([{"uid": "ben", "device_flag": 0, "online": 1}]));
 

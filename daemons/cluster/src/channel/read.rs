@@ -3,14 +3,14 @@
 use bytes::{Bytes, BytesMut};
 use wk_link::record::{Message, Stored, decode_row};
 use wk_proto::cluster::v1 as pb;
-use wk_store::keys::{self, SysKind};
+use wk_store::keys::{self, ClientNo, SysKind};
 use wk_store::{Cf, ChannelNumber, DataDb, Direction, GroupId, StoreError};
 use wk_types::Bucket;
 
 use super::rows::{ChanRow, CursorsRow, JournalItem, decode_journal, decode_place, decode_seq, len_u32};
-use super::store::{check_channel, client_hash};
+use super::store::check_channel;
 use crate::error::Refusal;
-use crate::limits::{ANSWER_BYTES_MAX, JOURNAL_ENTRIES_MAX, ROWS_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, JOURNAL_ENTRIES_MAX, ROWS_MAX, SAME_NUMBER_MAX};
 
 /// Slot and row of a channel; `None` for a channel without messages.
 ///
@@ -31,7 +31,8 @@ pub fn channel_type(channel: &pb::ChannelRef) -> Result<u8, Refusal> {
     u8::try_from(channel.r#type).map_err(|_| Refusal::rejected("channel type is out of range"))
 }
 
-/// Where a message is stored: (message id, sequence), zeros when it is not. By client number when it has one, else by id.
+/// Where a message is stored: (message id, sequence), zeros when it is not. Without a client number it is found by its id; with one also by the
+/// payload, when the query has it (the id may be that of an earlier attempt then).
 ///
 /// # Errors
 /// [`Refusal`].
@@ -43,14 +44,30 @@ pub fn stored(db: &DataDb, query: &pb::StoredKey) -> Result<(i64, u64), Refusal>
         return Ok(place.filter(|(number, _)| *number == row.number).map_or((0, 0), |(_, seq)| (query.message_id, seq)));
     }
     let number = ChannelNumber(row.number);
-    let hash = client_hash(&query.from_uid, &query.client_msg_no);
-    let Some(value) = db.get(Cf::Idx, keys::idx_client_no(slot, number, hash))? else { return Ok((0, 0)) };
-    let seq = decode_seq(&value)?;
-    let Some(value) = db.get(Cf::Msg, keys::msg(slot, number, seq))? else { return Ok((0, 0)) };
-    let shape = StoreError::Shape { what: "message row" };
-    let Some(message) = decode_row(&value).ok().and_then(|(_, bytes)| Message::decode(bytes).ok()) else { return Err(shape.into()) };
-    let same = message.from_uid == query.from_uid && message.client_msg_no == query.client_msg_no;
-    Ok(if same { (message.message_id, seq) } else { (0, 0) })
+    let mut seqs = Vec::new();
+    if let Some(payload) = &query.payload {
+        let client = ClientNo::of(&query.from_uid, &query.client_msg_no, payload);
+        let value = db.get(Cf::Idx, keys::idx_client_no(slot, number, client))?;
+        seqs.extend(value.map(|value| decode_seq(&value)).transpose()?);
+    } else {
+        let prefix = keys::idx_client_no_prefix(slot, number, ClientNo::number_of(&query.from_uid, &query.client_msg_no));
+        for (_, value) in db.range(Cf::Idx, prefix, keys::prefix_end(&prefix), Direction::Forward, SAME_NUMBER_MAX)? {
+            seqs.push(decode_seq(&value)?);
+        }
+    }
+    for seq in seqs {
+        let Some(value) = db.get(Cf::Msg, keys::msg(slot, number, seq))? else { continue };
+        let shape = StoreError::Shape { what: "message row" };
+        let Some(message) = decode_row(&value).ok().and_then(|(_, bytes)| Message::decode(bytes).ok()) else { return Err(shape.into()) };
+        let wanted = match &query.payload {
+            Some(payload) => *message.payload == **payload,
+            None => message.message_id == query.message_id,
+        };
+        if wanted && message.from_uid == query.from_uid && message.client_msg_no == query.client_msg_no {
+            return Ok((message.message_id, seq));
+        }
+    }
+    Ok((0, 0))
 }
 
 /// Messages of a channel, ascending. Ends early, with what fits, at the largest answer.

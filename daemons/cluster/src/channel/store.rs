@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use wk_link::codec::Reader;
 use wk_link::record::{ChannelBatch, Message, decode_row, encode_row};
-use wk_store::keys::IDX_CLIENT_NO_BYTES;
+use wk_store::keys::{ClientNo, IDX_CLIENT_NO_BYTES};
 use wk_store::{Batch, Cf, ChannelNumber, DataDb, StoreError, keys};
 use wk_types::Bucket;
 
@@ -14,23 +14,24 @@ use super::rows::{ChanRow, JournalItem, decode_place, decode_seq, encode_place, 
 use crate::error::Refusal;
 use crate::limits::{CHANNEL_ID_BYTES_MAX, MESSAGE_BYTES_MAX, MESSAGE_SEQ_MAX};
 
-/// Hash of sender and client number in the keys of the index.
-pub(super) fn client_hash(from_uid: &str, client_msg_no: &str) -> u64 {
-    keys::hash64(&[from_uid.as_bytes(), client_msg_no.as_bytes()])
+/// What a message is found by again; `None`: by its id, it has no client number.
+fn client_no(message: &Message<'_>) -> Option<ClientNo> {
+    let named = !message.client_msg_no.is_empty();
+    named.then(|| ClientNo::of(message.from_uid, message.client_msg_no, message.payload))
 }
 
 /// Index rows and messages of the batch that is being built: reads go here first, so that the result of a command never depends on where
 /// the batch began.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
-    /// (channel number, hash of sender and client number) → sequence.
-    clients: HashMap<(u64, u64), u64>,
+    /// (channel number, client number) → sequence.
+    clients: HashMap<(u64, ClientNo), u64>,
     /// (slot, message id) → (channel number, sequence).
     ids: HashMap<(u16, i64), (u64, u64)>,
     /// (channel number, sequence) → encoded message.
     messages: HashMap<(u64, u64), Bytes>,
-    /// (channel number, hash of sender and client number) → sequence that is stored, or `None`: looked up before, see [`Store::look_up`].
-    stored: HashMap<(u64, u64), Option<u64>>,
+    /// (channel number, client number) → sequence that is stored, or `None`: looked up before, see [`Store::look_up`].
+    stored: HashMap<(u64, ClientNo), Option<u64>>,
 }
 
 impl Overlay {
@@ -78,16 +79,15 @@ impl Store<'_> {
     /// # Errors
     /// A read failed.
     pub(super) fn look_up(&mut self, frames: &[u8]) -> Result<(), StoreError> {
-        let mut wanted: Vec<((u64, u64), [u8; IDX_CLIENT_NO_BYTES])> = Vec::new();
+        let mut wanted: Vec<((u64, ClientNo), [u8; IDX_CLIENT_NO_BYTES])> = Vec::new();
         let mut r = Reader::new(frames);
         while !r.is_empty() {
             let Ok(frame) = ChannelBatch::read(&mut r) else { break };
             let Ok((slot, messages)) = self.accept(&frame) else { continue };
             let key = keys::chan(slot, frame.channel_type.0, frame.channel_id.as_bytes());
             let Some(number) = self.cache.get(&key).map(|row| row.number).filter(|number| *number != 0) else { continue };
-            for (message, _) in messages.iter().filter(|(message, _)| !message.client_msg_no.is_empty()) {
-                let hash = client_hash(message.from_uid, message.client_msg_no);
-                wanted.push(((number, hash), keys::idx_client_no(slot, ChannelNumber(number), hash)));
+            for client in messages.iter().filter_map(|(message, _)| client_no(message)) {
+                wanted.push(((number, client), keys::idx_client_no(slot, ChannelNumber(number), client)));
             }
         }
         if wanted.len() < 2 {
@@ -125,7 +125,8 @@ impl Store<'_> {
         let timestamp_s = now_ms.div_euclid(1000);
         let (mut stored, mut senders) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
         for ((message, bytes), conn) in messages.iter().zip(frame.senders()) {
-            if let Some(earlier) = self.find(slot, &row, message)? {
+            let client = client_no(message);
+            if let Some(earlier) = self.find(slot, &row, message, client)? {
                 stored.push(earlier);
                 continue;
             }
@@ -136,7 +137,8 @@ impl Store<'_> {
             }
             row.last_seq += 1;
             row.last_message_id = message.message_id;
-            self.put_message(slot, &row, message, bytes, timestamp_s);
+            self.batch.put(Cf::Msg, keys::msg(slot, ChannelNumber(row.number), row.last_seq), encode_row(timestamp_s, bytes));
+            self.put_index(slot, &row, (message, bytes), client);
             stored.push(StoredAt { message_id: message.message_id, seq: row.last_seq, duplicate: false });
             senders.push(conn.0);
         }
@@ -173,39 +175,37 @@ impl Store<'_> {
         Ok(row)
     }
 
-    fn put_message(&mut self, slot: Bucket, row: &ChanRow, message: &Message<'_>, bytes: &[u8], timestamp_s: i64) {
+    /// Remembers where a message lies: by client number when it has one, else by id.
+    fn put_index(&mut self, slot: Bucket, row: &ChanRow, (message, bytes): (&Message<'_>, &[u8]), client: Option<ClientNo>) {
         let (number, seq) = (row.number, row.last_seq);
-        self.batch.put(Cf::Msg, keys::msg(slot, ChannelNumber(number), seq), encode_row(timestamp_s, bytes));
-        if message.client_msg_no.is_empty() {
+        let Some(client) = client else {
             self.batch.put(Cf::Idx, keys::idx_message_id(slot, message.message_id), encode_place(number, seq));
             self.overlay.ids.insert((slot.index(), message.message_id), (number, seq));
-        } else {
-            let hash = client_hash(message.from_uid, message.client_msg_no);
-            self.batch.put(Cf::Idx, keys::idx_client_no(slot, ChannelNumber(number), hash), seq.to_be_bytes());
-            self.overlay.clients.insert((number, hash), seq);
-            // Only messages with a client number are compared again.
-            self.overlay.messages.insert((number, seq), self.command.slice_ref(bytes));
-        }
+            return;
+        };
+        self.batch.put(Cf::Idx, keys::idx_client_no(slot, ChannelNumber(number), client), seq.to_be_bytes());
+        self.overlay.clients.insert((number, client), seq);
+        // Only messages with a client number are compared again.
+        self.overlay.messages.insert((number, seq), self.command.slice_ref(bytes));
     }
 
     /// Where the message is stored already, if it is.
-    fn find(&self, slot: Bucket, row: &ChanRow, message: &Message<'_>) -> Result<Option<StoredAt>, StoreError> {
+    fn find(&self, slot: Bucket, row: &ChanRow, message: &Message<'_>, client: Option<ClientNo>) -> Result<Option<StoredAt>, StoreError> {
         if row.number == 0 {
             return Ok(None);
         }
-        if message.client_msg_no.is_empty() {
+        let Some(client) = client else {
             let place = self.place(slot, message.message_id)?;
             let here = place.filter(|(number, _)| *number == row.number);
             return Ok(here.map(|(_, seq)| StoredAt { message_id: message.message_id, seq, duplicate: true }));
-        }
+        };
         let number = row.number;
-        let hash = client_hash(message.from_uid, message.client_msg_no);
-        let seq = match self.overlay.clients.get(&(number, hash)) {
+        let seq = match self.overlay.clients.get(&(number, client)) {
             Some(seq) => Some(*seq),
-            None => match self.overlay.stored.get(&(number, hash)) {
+            None => match self.overlay.stored.get(&(number, client)) {
                 Some(seq) => *seq,
                 None => {
-                    let value = self.db.get(Cf::Idx, keys::idx_client_no(slot, ChannelNumber(number), hash))?;
+                    let value = self.db.get(Cf::Idx, keys::idx_client_no(slot, ChannelNumber(number), client))?;
                     value.map(|value| decode_seq(&value)).transpose()?
                 }
             },

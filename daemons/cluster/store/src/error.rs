@@ -41,7 +41,7 @@ pub enum OpenError {
         source: EngineError,
     },
     /// The database was written by a program with another key layout.
-    #[error("database {path} has key format {found}, this program knows {known}")]
+    #[error("database {path} has key format {found}, this program knows {known}: use the program that wrote it, or another data folder")]
     Format {
         /// Folder of the database.
         path: PathBuf,

@@ -2,12 +2,13 @@
 //!
 //! All integers big endian, fixed width first, so that byte order is the order of the fields. The slot (bucket) leads
 //! each data key: a shard's data is a set of contiguous ranges, which is what snapshot, move and backup need. The node
-//! never appears in a key. Golden vectors: `testdata/keys/v1`.
+//! never appears in a key. Golden vectors: `testdata/keys/v2`. Format 1 had no payload hash in the key by client number; a database of it
+//! is refused at open (no release wrote one).
 
 use wk_types::Bucket;
 
 /// Version of the key layout; stored once in `datadb` and checked at open.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A raft group of this node: node group, slot group, channel group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +23,29 @@ impl std::fmt::Display for GroupId {
 /// Number of a channel, allocated by the state machine of its channel group; unique inside a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelNumber(pub u64);
+
+/// What an index row by client number is found by. The same number with another payload is another message, so the payload is part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientNo {
+    /// [`hash64`] of sender and client number.
+    pub number: u64,
+    /// [`hash_payload`] of the payload.
+    pub payload: u64,
+}
+
+impl ClientNo {
+    /// Of a message.
+    #[must_use]
+    pub fn of(from_uid: &str, client_msg_no: &str, payload: &[u8]) -> Self {
+        Self { number: Self::number_of(from_uid, client_msg_no), payload: hash_payload(payload) }
+    }
+
+    /// [`Self::number`] alone.
+    #[must_use]
+    pub fn number_of(from_uid: &str, client_msg_no: &str) -> u64 {
+        hash64(&[from_uid.as_bytes(), client_msg_no.as_bytes()])
+    }
+}
 
 /// Kinds of `sys` rows. The numbers are on disk: never reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,8 +78,10 @@ const IDX_MESSAGE_ID: u8 = 1;
 const IDX_CLIENT_NO: u8 = 2;
 const IDX_SENDER: u8 = 3;
 
-/// Length of a key by client number: slot, kind, channel number, hash.
-pub const IDX_CLIENT_NO_BYTES: usize = 19;
+/// Length of what all keys of one client number begin with: slot, kind, channel number, hash of sender and number.
+const IDX_CLIENT_NO_PREFIX_BYTES: usize = 19;
+/// Length of a key by client number: its prefix, hash of the payload.
+pub const IDX_CLIENT_NO_BYTES: usize = IDX_CLIENT_NO_PREFIX_BYTES + 8;
 
 /// Length of a slot prefix.
 pub const SLOT_BYTES: usize = 2;
@@ -124,11 +150,19 @@ pub fn idx_message_id(slot: Bucket, message_id: i64) -> [u8; 11] {
     key
 }
 
-/// Key of the index row (sender, client message number) → sequence; `hash` is [`hash64`] of both.
+/// Key of the index row (sender, client message number, payload) → sequence.
 #[must_use]
-pub fn idx_client_no(slot: Bucket, channel: ChannelNumber, hash: u64) -> [u8; IDX_CLIENT_NO_BYTES] {
+pub fn idx_client_no(slot: Bucket, channel: ChannelNumber, client: ClientNo) -> [u8; IDX_CLIENT_NO_BYTES] {
     let mut key = [0; IDX_CLIENT_NO_BYTES];
-    Writer(&mut key).u16(slot.index()).u8(IDX_CLIENT_NO).u64(channel.0).u64(hash);
+    Writer(&mut key).u16(slot.index()).u8(IDX_CLIENT_NO).u64(channel.0).u64(client.number).u64(client.payload);
+    key
+}
+
+/// What the keys of all messages with one client number begin with; `number` is [`ClientNo::number`].
+#[must_use]
+pub fn idx_client_no_prefix(slot: Bucket, channel: ChannelNumber, number: u64) -> [u8; IDX_CLIENT_NO_PREFIX_BYTES] {
+    let mut key = [0; IDX_CLIENT_NO_PREFIX_BYTES];
+    Writer(&mut key).u16(slot.index()).u8(IDX_CLIENT_NO).u64(channel.0).u64(number);
     key
 }
 
@@ -150,14 +184,14 @@ pub enum IdxKey {
         /// The message.
         message_id: i64,
     },
-    /// Sender and client message number.
+    /// Sender, client message number and payload.
     ClientNo {
         /// Slot of the channel.
         slot: Bucket,
         /// The channel.
         channel: ChannelNumber,
-        /// [`hash64`] of sender and client number.
-        hash: u64,
+        /// The hashes.
+        client: ClientNo,
     },
     /// Sequence by sender.
     Sender {
@@ -179,7 +213,10 @@ pub fn idx_decode(key: &[u8]) -> Option<IdxKey> {
     let slot = key.slot()?;
     let fields = match key.u8()? {
         IDX_MESSAGE_ID => IdxKey::MessageId { slot, message_id: key.u64()?.cast_signed() },
-        IDX_CLIENT_NO => IdxKey::ClientNo { slot, channel: ChannelNumber(key.u64()?), hash: key.u64()? },
+        IDX_CLIENT_NO => {
+            let channel = ChannelNumber(key.u64()?);
+            IdxKey::ClientNo { slot, channel, client: ClientNo { number: key.u64()?, payload: key.u64()? } }
+        }
         IDX_SENDER => IdxKey::Sender { slot, channel: ChannelNumber(key.u64()?), sender: key.u64()?, seq: key.u64()? },
         _ => return None,
     };
@@ -272,6 +309,29 @@ pub fn hash64(parts: &[&[u8]]) -> u64 {
         (part.len() as u64).to_be_bytes().into_iter().for_each(&mut eat);
         part.iter().copied().for_each(&mut eat);
     }
+    mix(hash)
+}
+
+/// Stable 64-bit hash of a payload, eight bytes at a time (a payload is longer than the names that [`hash64`] is for). It is part of keys on
+/// disk: never change it. Collisions are possible and callers verify the row.
+#[must_use]
+pub fn hash_payload(payload: &[u8]) -> u64 {
+    let mut hash = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut words = payload.chunks_exact(8);
+    let mut eat = |word: [u8; 8]| {
+        hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash ^= hash >> 32;
+    };
+    for word in &mut words {
+        eat(word.try_into().unwrap_or_default());
+    }
+    let mut last = [0; 8];
+    last.iter_mut().zip(words.remainder()).for_each(|(to, from)| *to = *from);
+    eat(last);
+    mix(hash ^ payload.len() as u64)
+}
+
+fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^ (hash >> 33)

@@ -96,6 +96,11 @@ async fn appends_are_idempotent_and_can_be_read() {
     assert_eq!(mixed[0].message_ids, [11, 22, 23, 23]);
     assert_eq!(mixed[0].message_seqs, [1, 3, 4, 4]);
     assert_eq!(mixed[0].duplicates, [true, false, false, true]);
+    // A replay of both: the older one of a number is found as well as the newest.
+    let replayed = [Text::new(11, "ann", "n1", b"a"), Text::new(22, "ann", "n1", b"other")];
+    let replayed = client.append(append(&[("g1", replayed.to_vec())])).await.unwrap();
+    assert_eq!((replayed[0].message_ids.as_slice(), replayed[0].message_seqs.as_slice()), (&[11_i64, 22][..], &[1_u64, 3][..]));
+    assert_eq!(replayed[0].duplicates, [true, true]);
 
     let ask = |first, last, limit, newest| pb::ReadRequest { channel: Some(group("g1")), first, last, limit, newest };
     let read = client.read(ask(0, 0, 100, false)).await;
@@ -117,9 +122,17 @@ async fn appends_are_idempotent_and_can_be_read() {
         message_id: id,
         from_uid: from.into(),
         client_msg_no: no.into(),
+        payload: None,
     };
-    let by_no = client.lookup(Of::Stored(key(99, "ann", "n2", "g1"))).await;
-    assert_eq!((by_no.message_id, by_no.number), (12, 2));
+    let with = |payload: &[u8]| pb::StoredKey { payload: Some(payload.to_vec()), ..key(99, "ann", "n1", "g1") };
+    for (found, query) in [((11, 1), with(b"a")), ((22, 3), with(b"other")), ((0, 0), with(b"third"))] {
+        let answer = client.lookup(Of::Stored(query)).await;
+        assert_eq!((answer.message_id, answer.number), found, "by payload");
+    }
+    for (found, id, no) in [((11, 1), 11, "n1"), ((22, 3), 22, "n1"), ((12, 2), 12, "n2"), ((0, 0), 99, "n2")] {
+        let answer = client.lookup(Of::Stored(key(id, "ann", no, "g1"))).await;
+        assert_eq!((answer.message_id, answer.number), found, "by id");
+    }
     let by_id = client.lookup(Of::Stored(key(13, "", "", "g2"))).await;
     assert_eq!((by_id.message_id, by_id.number), (13, 1));
     assert_eq!(client.lookup(Of::Stored(key(13, "", "", "g1"))).await.number, 0);

@@ -170,6 +170,7 @@ impl Channels {
             message_id: pending.message_id,
             from_uid: message.from_uid.to_owned(),
             client_msg_no: message.client_msg_no.to_owned(),
+            payload: None,
         };
         chan.asks += 1;
         let asked = Asked { chan: index, epoch: 0, stamp: 0, what: What::Stored(pending.message_id) };
@@ -210,7 +211,6 @@ impl Channels {
         chan.asks = chan.asks.saturating_sub(1);
         match &asked.what {
             What::Stored(id) => {
-                // The same client number with another payload is another message: only ours counts as stored.
                 let found = answer.filter(|a| a.number != 0 && a.message_id == *id).map(|a| (a.message_id, a.number));
                 if let Some(pending) = chan.incoming.iter_mut().find(|p| p.message_id == *id && p.stored == Stored::Asked) {
                     // An answer that cannot be had is taken as "no": the append finds a stored message by itself.

@@ -39,6 +39,7 @@ impl Users {
             message_id: s.message_id,
             from_uid: s.uid.to_owned(),
             client_msg_no: s.client_msg_no.to_owned(),
+            payload: None,
         };
         let query = pb::Query { of: Some(pb::query::Of::Stored(key)) };
         self.wanted.push((Asked { uid: uid.into(), what: What::Stored(work.origin), stamp: 0 }, query));
@@ -95,7 +96,7 @@ impl Users {
                 }
             }
             What::Stored(origin) => {
-                // The same client number with another payload is another message: only ours counts as stored, the append finds the rest.
+                // By id: the payload that was stored may be a hook's. What was stored under another id is found by the append.
                 let ours = |of: &pb::query::Of| matches!(of, pb::query::Of::Stored(key) if key.message_id == answer.message_id);
                 let found = (answer.number != 0 && query.of.as_ref().is_some_and(ours)).then_some((answer.message_id, answer.number));
                 let stored = found.map_or(Stored::No, |(id, seq)| Stored::Yes(id, seq));

@@ -11,7 +11,7 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn encodes_the_golden_keys() {
     let channel = ChannelNumber(7);
-    let client = hash64(&[b"alice", b"no-1"]);
+    let client = ClientNo::of("alice", "no-1", b"hello world");
     let made = [
         ("sys", sys(SysKind::Applied, GroupId(3)).to_vec()),
         ("chan", chan(slot(1023), 2, b"group-1")),
@@ -23,11 +23,15 @@ fn encodes_the_golden_keys() {
         ("meta", meta(slot(0), 4, b"\0pk")),
         ("log", log(GroupId(33), 1).to_vec()),
         ("rmeta", rmeta(GroupId(33), 2).to_vec()),
-        ("hash64", client.to_be_bytes().to_vec()),
+        ("hash64", client.number.to_be_bytes().to_vec()),
+        ("hash_payload", client.payload.to_be_bytes().to_vec()),
     ];
-    let golden = include_str!("../../testdata/keys/v1/keys.txt");
+    let golden = include_str!("../../testdata/keys/v2/keys.txt");
     let lines: Vec<String> = made.iter().map(|(name, key)| format!("{name} {}", hex(key))).collect();
     assert_eq!(golden.lines().collect::<Vec<_>>(), lines);
+    let v1 = include_str!("../../testdata/keys/v1/keys.txt");
+    let changed: Vec<_> = v1.lines().filter(|line| !golden.lines().any(|l| l == *line)).collect();
+    assert!(matches!(changed[..], [line] if line.starts_with("idx_client_no ")), "format 2 changed one key: {changed:?}");
 }
 
 #[test]
@@ -41,8 +45,10 @@ fn decodes_what_it_encodes() {
     assert_eq!(rmeta_decode(&rmeta(GroupId(1), 3)), Some((GroupId(1), 3)));
     let message_id = IdxKey::MessageId { slot: slot(1), message_id: -1 };
     assert_eq!(idx_decode(&idx_message_id(slot(1), -1)), Some(message_id));
-    let client = IdxKey::ClientNo { slot: slot(1), channel, hash: 5 };
-    assert_eq!(idx_decode(&idx_client_no(slot(1), channel, 5)), Some(client));
+    let hashes = ClientNo { number: 5, payload: 6 };
+    let client = IdxKey::ClientNo { slot: slot(1), channel, client: hashes };
+    assert_eq!(idx_decode(&idx_client_no(slot(1), channel, hashes)), Some(client));
+    assert!(idx_client_no(slot(1), channel, hashes).starts_with(&idx_client_no_prefix(slot(1), channel, 5)));
     let sender = IdxKey::Sender { slot: slot(1), channel, sender: 6, seq: 7 };
     assert_eq!(idx_decode(&idx_sender(slot(1), channel, 6, 7)), Some(sender));
 }
@@ -68,4 +74,17 @@ fn prefix_end_bounds_exactly_the_prefix() {
 fn hash_separates_parts() {
     assert_ne!(hash64(&[b"ab", b"c"]), hash64(&[b"a", b"bc"]));
     assert_ne!(hash64(&[]), hash64(&[b""]));
+}
+
+#[test]
+fn payloads_differ_in_any_byte_and_in_length() {
+    let mut seen = std::collections::HashSet::new();
+    for len in 0..40_usize {
+        assert!(seen.insert(hash_payload(&vec![0; len])), "zeros of length {len}");
+        for at in 0..len {
+            let mut payload = vec![0; len];
+            payload[at] = 1;
+            assert!(seen.insert(hash_payload(&payload)), "length {len}, byte {at}");
+        }
+    }
 }

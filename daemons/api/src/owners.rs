@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
@@ -56,6 +56,14 @@ pub struct Owners {
     retries: IntCounter,
 }
 
+/// Why one attempt gave no answer.
+enum Failed {
+    /// It may be made again; what happened, for the log.
+    Again(String),
+    /// The owner refused for good.
+    Refused(OwnerError),
+}
+
 /// An owner that can be called.
 struct Owner {
     name: InstanceName,
@@ -95,27 +103,50 @@ impl Owners {
         self.call(Pool::User, bucket, call).await.map(drop)
     }
 
-    /// Connections of all these users: one call per owner, all at once. The order within one owner is its own.
+    /// Connections of all these users: one call per owner, all at once; what an owner refuses because its share has moved is asked of the new
+    /// owners. The order within one owner is its own.
     ///
     /// # Errors
-    /// [`OwnerError`] of the first owner that fails.
+    /// [`OwnerError`] of an owner that refuses, or when the deadline has passed before every owner has answered.
     pub async fn online(&self, uids: Vec<String>) -> Result<Vec<pb::OnlineConn>, OwnerError> {
+        let until = Instant::now() + OWNER_DEADLINE;
+        let mut table = self.table.clone();
+        let (mut wanted, mut conns) = (uids, Vec::new());
+        loop {
+            let asked = join_all(self.by_owner(wanted).into_iter().map(|uids| self.ask_online(uids, until))).await;
+            let mut failed = None;
+            wanted = Vec::new();
+            for (uids, answer) in asked {
+                match answer {
+                    Ok(reply) => conns.extend(reply.conns),
+                    Err(Failed::Refused(err)) => return Err(err),
+                    Err(Failed::Again(detail)) => {
+                        failed = Some((bucket_of(&uids), detail));
+                        wanted.extend(uids);
+                    }
+                }
+            }
+            let Some((bucket, detail)) = failed else { return Ok(conns) };
+            self.pause(&mut table, until, bucket, detail).await?;
+        }
+    }
+
+    /// Users by the owner that the table names now.
+    fn by_owner(&self, uids: Vec<String>) -> Vec<Vec<String>> {
         let table = self.table.get();
         let mut shares: BTreeMap<Option<InstanceName>, Vec<String>> = BTreeMap::new();
         for uid in uids {
             shares.entry(table.owner(Daemon::Worker(Pool::User), Bucket::of(&uid))).or_default().push(uid);
         }
-        // A share keeps its bucket's owner while it is asked: a table that changes in between is met by the owner's FENCED and the retry.
-        let asked = shares.into_values().map(|uids| async move {
-            let bucket = Bucket::of(uids.first().map_or("", String::as_str));
-            let request = pb::OnlineRequest { uids };
-            let call = |channel| {
-                let request = request.clone();
-                async move { user_client(channel).online(request).await }
-            };
-            self.call(Pool::User, bucket, call).await
-        });
-        Ok(try_join_all(asked).await?.into_iter().flat_map(|reply| reply.conns).collect())
+        shares.into_values().collect()
+    }
+
+    /// Asks the owner of these users once.
+    async fn ask_online(&self, uids: Vec<String>, until: Instant) -> (Vec<String>, Result<pb::OnlineReply, Failed>) {
+        let request = pb::OnlineRequest { uids: uids.clone() };
+        let call = |channel| async move { user_client(channel).online(request).await };
+        let answer = self.attempt(Pool::User, bucket_of(&uids), until, call).await;
+        (uids, answer)
     }
 
     /// Changes rows of (uid, 1).
@@ -145,29 +176,44 @@ impl Owners {
     }
 
     /// Calls the owner of `bucket` until it answers, refuses for good, or the deadline passes.
-    async fn call<T, F>(&self, pool: Pool, bucket: Bucket, attempt: impl Fn(Channel) -> F) -> Result<T, OwnerError>
+    async fn call<T, F>(&self, pool: Pool, bucket: Bucket, call: impl Fn(Channel) -> F) -> Result<T, OwnerError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let until = Instant::now() + OWNER_DEADLINE;
         let mut table = self.table.clone();
-        let mut detail = "no owner in the node table".to_owned();
         loop {
-            if let Some(owner) = self.owner(pool, bucket) {
-                match timeout_at(until, attempt(owner.channel)).await {
-                    Ok(Ok(response)) => return Ok(response.into_inner()),
-                    Ok(Err(status)) if repeatable(&status) => detail = format!("{}: {}", owner.name, status.message()),
-                    Ok(Err(status)) => return Err(OwnerError::Refused { instance: owner.name, status: Box::new(status) }),
-                    Err(_) => detail = format!("{}: no answer in time", owner.name),
-                }
+            match self.attempt(pool, bucket, until, &call).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failed::Refused(err)) => return Err(err),
+                Err(Failed::Again(detail)) => self.pause(&mut table, until, bucket, detail).await?,
             }
-            if Instant::now() + OWNER_RETRY_PAUSE >= until {
-                return Err(OwnerError::OutOfReach { bucket: bucket.index(), detail });
-            }
-            self.retries.inc();
-            // Both ends of this wait lead to the next attempt; cancelling it loses nothing.
-            drop(timeout(OWNER_RETRY_PAUSE, table.changed()).await);
         }
+    }
+
+    /// Calls the owner of `bucket` once.
+    async fn attempt<T, F>(&self, pool: Pool, bucket: Bucket, until: Instant, call: impl FnOnce(Channel) -> F) -> Result<T, Failed>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let Some(owner) = self.owner(pool, bucket) else { return Err(Failed::Again("no owner in the node table".to_owned())) };
+        match timeout_at(until, call(owner.channel)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) if repeatable(&status) => Err(Failed::Again(format!("{}: {}", owner.name, status.message()))),
+            Ok(Err(status)) => Err(Failed::Refused(OwnerError::Refused { instance: owner.name, status: Box::new(status) })),
+            Err(_) => Err(Failed::Again(format!("{}: no answer in time", owner.name))),
+        }
+    }
+
+    /// Waits for the next change of the table, or a short while; an error when there is no time for another attempt.
+    async fn pause(&self, table: &mut TableWatch, until: Instant, bucket: Bucket, detail: String) -> Result<(), OwnerError> {
+        if Instant::now() + OWNER_RETRY_PAUSE >= until {
+            return Err(OwnerError::OutOfReach { bucket: bucket.index(), detail });
+        }
+        self.retries.inc();
+        // Both ends of this wait lead to the next attempt; cancelling it loses nothing.
+        drop(timeout(OWNER_RETRY_PAUSE, table.changed()).await);
+        Ok(())
     }
 
     /// Owner of a bucket by the current table, with a connection to its current life.
@@ -188,6 +234,11 @@ impl Owners {
     }
 }
 
+/// Bucket that stands for users of one owner.
+fn bucket_of(uids: &[String]) -> Bucket {
+    Bucket::of(uids.first().map_or("", String::as_str))
+}
+
 /// True when the call may be made again: the owner is another one by now, or it could not be reached or finish.
 fn repeatable(status: &Status) -> bool {
     // A connection that breaks under a call shows as Unknown without a code of ours.
@@ -202,3 +253,6 @@ fn user_client(channel: Channel) -> UserAdminClient<Channel> {
 fn channel_client(channel: Channel) -> ChannelAdminClient<Channel> {
     ChannelAdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
+
+#[cfg(test)]
+mod tests;

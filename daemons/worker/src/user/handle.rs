@@ -1,7 +1,6 @@
 //! Decisions of the user pool: no I/O, no clocks. What is to be done goes to an [`Out`].
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -12,12 +11,13 @@ use wk_link::record::Message;
 use wk_link::{Delivery, Kind};
 use wk_proto::cluster::v1 as pb;
 use wk_types::limits::SEND_DEADLINE;
-use wk_types::{Bucket, ConnId, Daemon, DeviceFlag, DeviceLevel, MessageId, MessageSeq, Reason};
+use wk_types::{Bucket, Daemon, DeviceFlag, MessageId, MessageSeq, Reason};
 
-use super::cache::{Presence, Rows, Session, Want, session};
-use super::login::{self, Rules};
+use super::cache::{Presence, Rows, Want, session};
+use super::login::Rules;
 use super::lookup::Asked;
-use super::{kick, send};
+use super::send;
+use crate::channel::cache::NO_PERSIST;
 use crate::gateways::{Gateways, Void};
 use crate::origin::{Now, Origin, Sender};
 
@@ -96,7 +96,7 @@ pub(super) enum Step {
 /// State of a user worker.
 #[derive(Debug)]
 pub struct Users {
-    rules: Rules,
+    pub(super) rules: Rules,
     pub(super) gateways: Gateways,
     pub(super) presence: Presence,
     pub(super) rows: Rows,
@@ -108,7 +108,7 @@ pub struct Users {
     pub(super) again: Vec<(Asked, pb::Query)>,
     pub(super) loads: Slab<Vec<(Asked, pb::Query)>>,
     plain: Vec<u8>,
-    counts: Counts,
+    pub(super) counts: Counts,
 }
 
 impl Users {
@@ -201,7 +201,8 @@ impl Users {
                 self.unpark(now, out);
             }
             Kind::Connect | Kind::Send | Kind::Closed => {
-                let stored = if d.replay && d.kind == Kind::Send { Stored::Asked } else { Stored::New };
+                let asks = d.replay && d.kind == Kind::Send && item::Send::decode(&d.body).is_ok_and(|s| s.flags & NO_PERSIST == 0);
+                let stored = if asks { Stored::Asked } else { Stored::New };
                 self.admit(Work { origin, sender, kind: d.kind, body: d.body, stored }, now, out);
             }
             _ => {
@@ -288,94 +289,6 @@ impl Users {
         self.counts.broken += 1;
         out.settle(work.origin);
         Step::Done
-    }
-
-    fn connect(&mut self, work: &Work, c: &item::Connect<'_>, now: Now, out: &mut impl Out) -> Step {
-        if self.presence.get(c.conn).is_some() {
-            // A replay: the gateway has registered the session, so it has the CONNACK with these very keys.
-            out.settle(work.origin);
-            return Step::Done;
-        }
-        if !self.gateways.complete() {
-            self.park(work, out);
-            return Step::Done;
-        }
-        let device = match login::needs_device(&self.rules, c.uid).then(|| self.rows.device(c.uid, c.device_flag)) {
-            None => None,
-            Some(None) => return Step::Need(Want::Device(c.device_flag)),
-            Some(Some(row)) => row,
-        };
-        let Some(info) = self.rows.info(c.uid) else { return Step::Need(Want::Info) };
-        let verdict = login::admit(&self.rules, c, device.as_ref(), info);
-        match verdict.and_then(|level| Ok((level, login::agree(&self.rules, c)?))) {
-            Ok(access) => self.let_in(work, c, &access, now, out),
-            Err(reason) => self.refuse_connect(work.origin, c, reason, now, out),
-        }
-        Step::Done
-    }
-
-    fn let_in(&mut self, work: &Work, c: &item::Connect<'_>, access: &(DeviceLevel, login::Keys), now: Now, out: &mut impl Out) {
-        let (level, keys) = (access.0, &access.1);
-        let same_flag = self.presence.of(c.uid).filter(|s| s.flag == c.device_flag && !s.kicked);
-        let orders: SmallVec<[(ConnId, kick::Order); 2]> =
-            same_flag.filter_map(|s| Some((s.conn, kick::by_login(level, c.device_id, &s.device_id)?))).collect();
-        for (conn, order) in orders {
-            self.kick(conn, order, out);
-        }
-        self.presence.insert(Session {
-            conn: c.conn,
-            incarnation: work.sender.incarnation,
-            uid: Arc::from(c.uid),
-            device_id: c.device_id.into(),
-            flag: c.device_flag,
-            level,
-            keys: keys.keys,
-            kicked: false,
-        });
-        self.counts.logins += 1;
-        let (aes_key, aes_iv) = keys.keys.map_or(([0; 16], [0; 16]), |k| halves(&k.to_bytes()));
-        let x = item::Connack {
-            conn: c.conn,
-            reason: Reason::SUCCESS,
-            device_level: level,
-            encrypted: keys.keys.is_some(),
-            time_diff_ms: now.unix_ms.saturating_sub(c.client_timestamp_ms),
-            aes_key,
-            aes_iv,
-            server_key: &keys.server_key,
-            salt: &keys.salt,
-        };
-        out.connack(&x, work.origin);
-    }
-
-    pub(super) fn refuse_connect(&mut self, origin: Origin, c: &item::Connect<'_>, reason: Reason, now: Now, out: &mut impl Out) {
-        self.counts.refused_logins += 1;
-        let x = item::Connack {
-            conn: c.conn,
-            reason,
-            device_level: DeviceLevel::SLAVE,
-            encrypted: false,
-            time_diff_ms: now.unix_ms.saturating_sub(c.client_timestamp_ms),
-            aes_key: [0; 16],
-            aes_iv: [0; 16],
-            server_key: "",
-            salt: "",
-        };
-        out.connack(&x, origin);
-    }
-
-    fn kick(&mut self, conn: ConnId, order: kick::Order, out: &mut impl Out) {
-        self.counts.kicks += 1;
-        self.presence.kicked(conn);
-        out.kick(&item::Kick { conn, disconnect: order.disconnect, text: order.text, close_after_ms: order.close_after_ms });
-    }
-
-    /// Kicks all connections of a uid with one of these flags; for the api.
-    pub fn kick_flags(&mut self, uid: &str, flags: &[DeviceFlag], order: kick::Order, out: &mut impl Out) {
-        let conns: SmallVec<[ConnId; 4]> = self.presence.of(uid).filter(|s| flags.contains(&s.flag)).map(|s| s.conn).collect();
-        for conn in conns {
-            self.kick(conn, order, out);
-        }
     }
 
     /// Rows of a uid have changed.
@@ -483,11 +396,6 @@ fn sendack(s: &item::Send<'_>, reason: Reason, stored: (MessageId, MessageSeq), 
         client_msg_no: s.client_msg_no,
     };
     out.sendack(&x, done);
-}
-
-fn halves(bytes: &[u8; 32]) -> ([u8; 16], [u8; 16]) {
-    let (key, iv) = bytes.split_at(16);
-    (key.try_into().unwrap_or_default(), iv.try_into().unwrap_or_default())
 }
 
 /// Milliseconds of a duration.

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 use wk_link::item::{ChannelSend, Closed, Connack, Connect, Encoder, Kick, Send, Sendack};
-use wk_types::NodeId;
+use wk_types::{ConnId, NodeId};
 
 use super::super::send::tests::sample;
 use super::*;
@@ -256,6 +256,18 @@ fn a_replayed_send_is_first_looked_up() {
     b.item(Kind::Send, send_to(id(1), 4, b"four"), true);
     b.out.answer(&mut b.users, |_| None, (1, 5));
     assert_eq!(b.out.took(), [Did::Forward("u2@u1".into(), b"four".to_vec(), 5)]);
+}
+
+#[test]
+fn nobody_asks_for_the_stored_result_of_what_is_never_stored() {
+    let mut b = Bench::new(Rules::default()).snapshot();
+    b.item(Kind::Connect, connect(id(1), "u1", "d", ""), false);
+    b.no_rows();
+    b.out.took();
+    let body = Encoder::default().encode(&Send { conn: id(1), message_id: 1, flags: NO_PERSIST, ..sample("u2", b"one") });
+    b.item(Kind::Send, body, true);
+    assert_eq!(b.out.took(), [Did::Forward("u2@u1".into(), b"one".to_vec(), 2)]);
+    assert!(b.out.lookups.is_empty());
 }
 
 #[test]

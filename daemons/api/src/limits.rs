@@ -26,6 +26,8 @@ pub const OWNER_RETRY_PAUSE: Duration = Duration::from_millis(100);
 pub const JSON_DEPTH_MAX: usize = 64;
 /// Members in one change of a list; longer lists are written in several changes.
 pub const CHANGE_MEMBERS_MAX: usize = 2000;
+/// Bytes of uids at which an item with a command to online users is closed; the next ones travel in another item.
+pub const COMMAND_RECEIVERS_BYTES: usize = 1 << 20;
 /// Messages of `/message/sendbatch` under way at a time.
 pub const SENDBATCH_PARALLEL: usize = 64;
 /// Largest `limit` of `/channel/messagesync`. Source: semantics.md §8.

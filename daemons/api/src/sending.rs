@@ -1,7 +1,8 @@
 //! Decisions about messages that the backend sends.
 
+use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, stream};
-use wk_link::item::{Body as _, ChannelSend};
+use wk_link::item::{Body as _, ChannelSend, Receivers};
 use wk_link::record::Message;
 use wk_types::channel::{CMD_SUFFIX, ONLINE_CMD_CHANNEL, SYSTEM_DEVICE_ID, has_special_chars, internal_id, person_parts};
 use wk_types::limits::{ID_BYTES_MAX, PAYLOAD_BYTES_MAX};
@@ -11,7 +12,7 @@ use crate::backend::{Backend, BackendError};
 use crate::channels::set_temporary;
 use crate::dto::{MessageSend, MessageSendBatch, SendHeader, Sent, SentBatch, SentMessage, Status};
 use crate::error::ApiError;
-use crate::limits::SENDBATCH_PARALLEL;
+use crate::limits::{COMMAND_RECEIVERS_BYTES, SENDBATCH_PARALLEL};
 use crate::text::{fnv1a64, hex};
 use crate::users::internal;
 
@@ -47,7 +48,6 @@ struct Outgoing {
     expire: u32,
     from_uid: String,
     client_msg_no: String,
-    tag_key: String,
     payload: Vec<u8>,
 }
 
@@ -55,10 +55,15 @@ struct Outgoing {
 #[derive(Debug, PartialEq, Eq)]
 enum Plan {
     Channel(Outgoing),
-    /// A command to these users, through a temporary channel with this base id.
+    /// A stored command to these users, through a temporary channel with this base id.
     Subscribers {
         temporary: String,
         members: Vec<String>,
+        message: Outgoing,
+    },
+    /// A command to those of these users who are online, through the channel for that.
+    Online {
+        receivers: Vec<String>,
         message: Outgoing,
     },
 }
@@ -71,14 +76,18 @@ pub async fn send(backend: &dyn Backend, request: MessageSend) -> Result<SendAns
     let own_number = !request.client_msg_no.trim().is_empty();
     match plan(request)? {
         Plan::Channel(message) => {
-            let message_id = hand_over(backend, &message).await.map_err(|err| not_settled(&err))?;
+            let message_id = hand_over(backend, &message, &[&[]]).await.map_err(|err| not_settled(&err))?;
             let message_id = if own_number { first_id(backend, &message, message_id).await } else { message_id };
             let data = SentMessage { client_msg_no: message.client_msg_no, message_id };
             Ok(SendAnswer::Channel(Sent { status: 200, data }))
         }
         Plan::Subscribers { temporary, members, message } => {
             set_temporary(backend, &temporary, &members).await?;
-            hand_over(backend, &message).await.map_err(|err| not_settled(&err))?;
+            hand_over(backend, &message, &[&[]]).await.map_err(|err| not_settled(&err))?;
+            Ok(SendAnswer::Subscribers(Status::OK))
+        }
+        Plan::Online { receivers, message } => {
+            hand_over(backend, &message, &parts(&receivers)).await.map_err(|err| not_settled(&err))?;
             Ok(SendAnswer::Subscribers(Status::OK))
         }
     }
@@ -153,7 +162,6 @@ fn plan(request: MessageSend) -> Result<Plan, ApiError> {
         expire: request.expire,
         from_uid,
         client_msg_no,
-        tag_key: request.tag_key,
         payload: request.payload.0,
     };
     if has_channel {
@@ -163,9 +171,35 @@ fn plan(request: MessageSend) -> Result<Plan, ApiError> {
         message.named = named;
         return Ok(Plan::Channel(message));
     }
+    if request.header.no_persist == 1 {
+        message.channel = ChannelKey::new(ONLINE_CMD_CHANNEL, ChannelType::TEMP);
+        return Ok(Plan::Online { receivers: receivers(request.subscribers), message });
+    }
     let temporary = fnv1a64(request.subscribers.join(",").as_bytes()).to_string();
     message.channel = ChannelKey::new(format!("{temporary}{CMD_SUFFIX}"), ChannelType::TEMP);
     Ok(Plan::Subscribers { temporary, members: request.subscribers, message })
+}
+
+/// Each user once, in order. Nobody is logged in with an empty or overlong uid.
+fn receivers(subscribers: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    subscribers.into_iter().filter(|uid| !uid.is_empty() && uid.len() <= ID_BYTES_MAX && seen.insert(uid.clone())).collect()
+}
+
+/// Receivers of each item that carries a command: in order, bounded in bytes. No receivers: no item.
+fn parts(receivers: &[String]) -> Vec<&[String]> {
+    let mut parts = Vec::new();
+    let (mut rest, mut end, mut bytes) = (receivers, 0, 0);
+    while let Some(uid) = rest.get(end) {
+        bytes += uid.len();
+        end += 1;
+        if bytes > COMMAND_RECEIVERS_BYTES || end == rest.len() {
+            let (part, others) = rest.split_at(end);
+            parts.push(part);
+            (rest, end, bytes) = (others, 0, 0);
+        }
+    }
+    parts
 }
 
 /// Internal channel of a send, and the id as the sender named it when it cannot be derived.
@@ -199,9 +233,18 @@ fn fresh_number() -> String {
     format!("{}0", hex(&bytes))
 }
 
-/// Gives the message its id and hands it to the channel's owner; returns when it is settled.
-async fn hand_over(backend: &dyn Backend, outgoing: &Outgoing) -> Result<MessageId, BackendError> {
+/// Gives the message its id and hands it to the channel's owner, once for each part of its receivers (an empty one: the channel's members);
+/// returns when all of it is settled.
+async fn hand_over(backend: &dyn Backend, outgoing: &Outgoing, parts: &[&[String]]) -> Result<MessageId, BackendError> {
     let message_id = backend.message_id().await?;
+    let bucket = outgoing.channel.bucket();
+    try_join_all(parts.iter().map(|receivers| backend.send(bucket, encode(outgoing, message_id, receivers)))).await?;
+    Ok(message_id)
+}
+
+/// The item for the channel's owner.
+fn encode(outgoing: &Outgoing, message_id: MessageId, receivers: &[String]) -> bytes::Bytes {
+    let (count, list) = Receivers::encode_list(receivers.iter().map(String::as_str));
     let item = ChannelSend {
         conn: ConnId::NONE,
         accepted_ms: wk_rpc::clock::monotonic_ms(),
@@ -209,7 +252,7 @@ async fn hand_over(backend: &dyn Backend, outgoing: &Outgoing) -> Result<Message
         channel_type: outgoing.channel.kind,
         channel_id: &outgoing.channel.id,
         named: &outgoing.named,
-        tag_key: &outgoing.tag_key,
+        receivers: Receivers::new(count, &list),
         message: Message {
             message_id,
             flags: outgoing.flags,
@@ -223,10 +266,9 @@ async fn hand_over(backend: &dyn Backend, outgoing: &Outgoing) -> Result<Message
             payload: &outgoing.payload,
         },
     };
-    let mut body = bytes::BytesMut::with_capacity(256 + outgoing.payload.len());
+    let mut body = bytes::BytesMut::with_capacity(256 + outgoing.payload.len() + list.len());
     item.encode(&mut body);
-    backend.send(outgoing.channel.bucket(), body.freeze()).await?;
-    Ok(message_id)
+    body.freeze()
 }
 
 /// Id of the message that is stored under the caller's number: an earlier one's when this was a repetition with the same payload.
@@ -335,13 +377,36 @@ mod tests {
 
     #[test]
     fn a_command_to_users_goes_through_a_temporary_channel() {
-        let header = SendHeader { sync_once: 1, no_persist: 1, ..SendHeader::default() };
-        let request = MessageSend { header, client_msg_no: "mine".into(), subscribers: vec!["u1".into(), "u2".into()], ..request("", 0) };
-        let Ok(Plan::Subscribers { temporary, message, .. }) = plan(request) else { unreachable!("it has subscribers") };
+        let Ok(Plan::Subscribers { temporary, message, .. }) = plan(command(0)) else { unreachable!("it has subscribers") };
         assert_eq!(temporary, "17922244540036557902");
         assert_eq!(&*message.channel.id, "17922244540036557902____cmd");
-        assert_eq!(message.flags, 1 | 4);
+        assert_eq!(message.flags, 4);
         assert_ne!(message.client_msg_no, "mine");
+    }
+
+    fn command(no_persist: i64) -> MessageSend {
+        let header = SendHeader { sync_once: 1, no_persist, ..SendHeader::default() };
+        MessageSend { header, client_msg_no: "mine".into(), subscribers: vec!["u1".into(), "u2".into()], ..request("", 0) }
+    }
+
+    #[test]
+    fn a_command_to_online_users_goes_through_their_channel_and_names_them() {
+        let mut request = command(1);
+        request.subscribers.extend(["u1".to_owned(), String::new(), "x".repeat(ID_BYTES_MAX + 1)]);
+        let Ok(Plan::Online { receivers, message }) = plan(request) else { unreachable!("it is for online users") };
+        assert_eq!((&*message.channel.id, message.channel.kind, message.flags), ("systemcmdonline", ChannelType::TEMP, 1 | 4));
+        assert_eq!(receivers, ["u1", "u2"]);
+        assert_ne!(message.client_msg_no, "mine");
+    }
+
+    #[test]
+    fn many_receivers_travel_in_bounded_parts() {
+        assert_eq!(parts(&[]), [&[] as &[String]; 0]);
+        let uids: Vec<String> = (0..10_000).map(|n| format!("{n:0>300}")).collect();
+        let parts = parts(&uids);
+        assert_eq!(parts.concat(), uids);
+        let bytes = |part: &&[String]| part.iter().map(String::len).sum::<usize>();
+        assert!(parts.len() > 1 && parts.iter().all(|part| bytes(part) <= COMMAND_RECEIVERS_BYTES + ID_BYTES_MAX));
     }
 
     #[test]

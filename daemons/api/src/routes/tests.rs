@@ -435,6 +435,14 @@ async fn messages_are_sent() {
     let command = r#"{"header":{"sync_once":1},"subscribers":["u1","u2"],"payload":"aGk="}"#;
     assert_eq!(server.post("/message/send", command).await, (200, OK.into()));
     assert_eq!(server.fake.commands.lock().remove(0).1, "17922244540036557902");
+    server.fake.sent.lock().clear();
+    let online = r#"{"header":{"sync_once":1,"no_persist":1},"subscribers":["u1","u2","u1"],"payload":"aGk="}"#;
+    assert_eq!(server.post("/message/send", online).await, (200, OK.into()));
+    assert!(server.fake.commands.lock().is_empty(), "no list is written");
+    let sent = server.fake.sent.lock().remove(0);
+    let item = ChannelSend::decode(&sent).unwrap();
+    assert_eq!((item.channel_id, item.channel_type.0, item.message.flags), ("systemcmdonline", 8, 5));
+    assert_eq!(item.receivers.iter().collect::<Vec<_>>(), ["u1", "u2"]);
 
     server.fake.fails.store(true, Ordering::Relaxed);
     assert_eq!(server.post("/message/send", body).await, refusal("发送消息超时！"));

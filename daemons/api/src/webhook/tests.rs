@@ -44,7 +44,7 @@ impl Memory {
         }
         let channel = pb::ChannelRef { id: "g".into(), r#type: channel_type };
         let count = u32::try_from(ids.len()).unwrap();
-        let entry = pb::JournalEntry { index, channel: Some(channel), count, records: records.to_vec().into(), senders: vec![] };
+        let entry = pb::JournalEntry { index, channel: Some(channel), count, records: records.to_vec().into(), ..Default::default() };
         self.entries.lock().entry(group).or_default().push(entry);
         self.grew.notify_waiters();
     }
@@ -255,7 +255,7 @@ async fn agent_channels_have_a_target_of_their_own() {
 #[tokio::test(start_paused = true)]
 async fn broken_entries_are_passed_over_and_counted() {
     let journal = Arc::new(Memory::default());
-    let entry = pb::JournalEntry { index: 1, channel: None, count: 1, records: vec![9, 9, 9, 9, 9].into(), senders: vec![] };
+    let entry = pb::JournalEntry { index: 1, count: 1, records: vec![9, 9, 9, 9, 9].into(), ..Default::default() };
     journal.entries.lock().entry(0).or_default().push(entry);
     let run = Run::start(journal, Arc::default(), 100, vec![0]);
     run.journal.saved(0, 1).await;

@@ -194,7 +194,7 @@ impl Neighbours {
                         channel: Some(cluster::ChannelRef { id: id.clone(), r#type: *kind }),
                         count: 1,
                         records: frame.clone().into(),
-                        senders: Vec::new(),
+                        ..Default::default()
                     };
                     (1..).zip(log.iter()).filter(|(index, _)| *index > journal.after).map(entry).collect()
                 };

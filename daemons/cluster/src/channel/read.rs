@@ -214,8 +214,9 @@ fn fill(db: &DataDb, items: Vec<(u64, JournalItem)>, upto: u64) -> Result<(Vec<p
         }
         let channel = pb::ChannelRef { id: item.id.into(), r#type: u32::from(item.kind) };
         // Without one of the messages it cannot be told whose the others are.
-        let senders = if len_u32(count) == item.count { item.senders } else { Vec::new() };
-        entries.push(pb::JournalEntry { index, channel: Some(channel), count: len_u32(count), records, senders });
+        let (senders, named) = if len_u32(count) == item.count { (item.senders, item.named) } else { Default::default() };
+        let named = named.into_iter().map(Into::into).collect();
+        entries.push(pb::JournalEntry { index, channel: Some(channel), count: len_u32(count), records, senders, named });
     }
     Ok((entries, upto))
 }

@@ -1,14 +1,16 @@
 //! Values of the rows a channel group keeps. Stored formats: version byte first, then fixed little-endian fields.
 //!
-//! Golden vectors: `testdata/rows/v<N>`. A row of an unknown version is an error, never a guess.
+//! Golden vectors: `testdata/rows/v<N>` (channel rows 1; journal rows 1 to 3). A row of an unknown version is an error, never a guess.
 
 use bytes::{BufMut, BytesMut};
 use wk_link::codec::{DecodeError, Reader, put_text};
 use wk_store::StoreError;
 
 const VERSION: u8 = 1;
-/// Version of journal rows; version 1 had no senders.
+/// Version of journal rows without names; version 1 had no senders.
 const JOURNAL_VERSION: u8 = 2;
+/// Version of journal rows with names: written only where there are any.
+const NAMED_JOURNAL_VERSION: u8 = 3;
 
 /// State of one channel: value of a `chan` row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,13 +79,16 @@ pub struct JournalItem {
     pub count: u32,
     /// Connection that sent each of them, 0 for none; empty: not known.
     pub senders: Vec<u64>,
+    /// Channel id as the sender of each of them named it, where receivers cannot derive it; empty: nowhere.
+    pub named: Vec<Box<str>>,
 }
 
 /// Value of a `jrnl` row: what one applied entry stored, channel by channel, in order.
 #[must_use]
 pub fn encode_journal(items: &[JournalItem]) -> BytesMut {
     let mut out = BytesMut::with_capacity(5 + items.iter().map(|item| 52 + item.senders.len() * 8).sum::<usize>());
-    out.put_u8(JOURNAL_VERSION);
+    let has_names = items.iter().any(|item| !item.named.is_empty());
+    out.put_u8(if has_names { NAMED_JOURNAL_VERSION } else { JOURNAL_VERSION });
     out.put_u32_le(len_u32(items.len()));
     for item in items {
         out.put_u16_le(item.slot);
@@ -94,6 +99,10 @@ pub fn encode_journal(items: &[JournalItem]) -> BytesMut {
         out.put_u32_le(item.count);
         out.put_u32_le(len_u32(item.senders.len()));
         item.senders.iter().for_each(|conn| out.put_u64_le(*conn));
+        if has_names {
+            out.put_u32_le(len_u32(item.named.len()));
+            item.named.iter().for_each(|named| put_text(&mut out, named));
+        }
     }
     out
 }
@@ -103,7 +112,8 @@ pub fn encode_journal(items: &[JournalItem]) -> BytesMut {
 /// # Errors
 /// [`StoreError::Shape`].
 pub fn decode_journal(value: &[u8]) -> Result<Vec<JournalItem>, StoreError> {
-    let version = if value.first() == Some(&VERSION) { VERSION } else { JOURNAL_VERSION };
+    let known = |version: &u8| [VERSION, JOURNAL_VERSION, NAMED_JOURNAL_VERSION].contains(version);
+    let version = value.first().copied().filter(known).unwrap_or(JOURNAL_VERSION);
     decode_version(value, version, "journal row", |r| {
         (0..r.u32("count")?)
             .map(|_| {
@@ -115,6 +125,7 @@ pub fn decode_journal(value: &[u8]) -> Result<Vec<JournalItem>, StoreError> {
                     first_seq: r.u64("first_seq")?,
                     count: r.u32("messages")?,
                     senders: if version == VERSION { Vec::new() } else { senders(r)? },
+                    named: if version == NAMED_JOURNAL_VERSION { named(r)? } else { Vec::new() },
                 })
             })
             .collect()
@@ -123,6 +134,10 @@ pub fn decode_journal(value: &[u8]) -> Result<Vec<JournalItem>, StoreError> {
 
 fn senders(r: &mut Reader<'_>) -> Result<Vec<u64>, DecodeError> {
     (0..r.u32("senders")?).map(|_| r.u64("sender")).collect()
+}
+
+fn named(r: &mut Reader<'_>) -> Result<Vec<Box<str>>, DecodeError> {
+    (0..r.u32("names")?).map(|_| Ok(r.text("named")?.into())).collect()
 }
 
 /// One consumer's position in a group's journal.
@@ -257,7 +272,8 @@ mod tests {
     }
 
     fn item() -> JournalItem {
-        JournalItem { slot: 513, kind: 1, id: "bob@ann".into(), number: 7, first_seq: 9, count: 2, senders: vec![5, 0] }
+        let (id, senders) = ("bob@ann".into(), vec![5, 0]);
+        JournalItem { slot: 513, kind: 1, id, number: 7, first_seq: 9, count: 2, senders, named: Vec::new() }
     }
 
     fn cursors() -> CursorsRow {
@@ -296,15 +312,29 @@ mod tests {
         assert_eq!(decode_journal(&encode_journal(&[item()])).expect("own row"), [item()]);
     }
 
+    fn named_item() -> JournalItem {
+        JournalItem { kind: 11, id: "ann@bot".into(), named: vec!["bot".into(), "".into()], ..item() }
+    }
+
+    #[test]
+    fn golden_journal_v3() {
+        let items = [item(), named_item()];
+        assert_eq!(hex(&encode_journal(&items)), include_str!("../../testdata/rows/v3/journal.hex").trim());
+        assert_eq!(decode_journal(&encode_journal(&items)).expect("own row"), items);
+    }
+
     #[test]
     fn foreign_bytes_are_errors() {
-        let row = encode_journal(&[item()]);
-        for cut in 0..row.len() {
-            assert!(decode_journal(&row[..cut]).is_err());
+        for row in [encode_journal(&[item()]), encode_journal(&[named_item()])] {
+            for cut in 0..row.len() {
+                assert!(decode_journal(&row[..cut]).is_err());
+            }
+            for version in [0, 4] {
+                let mut other = row.to_vec();
+                other[0] = version;
+                assert!(decode_journal(&other).is_err());
+            }
         }
-        let mut other = row.to_vec();
-        other[0] = 3;
-        assert!(decode_journal(&other).is_err());
         assert!(ChanRow::decode(b"").is_err() && CursorsRow::decode(&[1, 2]).is_err() && decode_place(&[0; 17]).is_err());
     }
 }

@@ -124,7 +124,8 @@ impl Store<'_> {
         let now_ms = old.last_ms.max(self.now_ms);
         let timestamp_s = now_ms.div_euclid(1000);
         let (mut stored, mut senders) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
-        for ((message, bytes), conn) in messages.iter().zip(frame.senders()) {
+        let mut names: Vec<Box<str>> = Vec::new();
+        for ((message, bytes), (conn, named)) in messages.iter().zip(frame.senders()) {
             let client = client_no(message);
             if let Some(earlier) = self.find(slot, &row, message, client)? {
                 stored.push(earlier);
@@ -140,6 +141,10 @@ impl Store<'_> {
             self.batch.put(Cf::Msg, keys::msg(slot, ChannelNumber(row.number), row.last_seq), encode_row(timestamp_s, bytes));
             self.put_index(slot, &row, (message, bytes), client);
             stored.push(StoredAt { message_id: message.message_id, seq: row.last_seq, duplicate: false });
+            if !named.is_empty() {
+                names.resize(senders.len(), "".into());
+                names.push(named.into());
+            }
             senders.push(conn.0);
         }
         let result = ChannelResult::Stored { timestamp_s, messages: stored };
@@ -150,6 +155,9 @@ impl Store<'_> {
         row.last_ms = now_ms;
         self.batch.put(Cf::Chan, &key, row.encode());
         self.cache.put(&key, row);
+        if !names.is_empty() {
+            names.resize(senders.len(), "".into());
+        }
         if senders.iter().all(|conn| *conn == 0) {
             senders.clear();
         }
@@ -161,6 +169,7 @@ impl Store<'_> {
             first_seq: old.last_seq + 1,
             count: len_u32(usize::try_from(count).unwrap_or(usize::MAX)),
             senders,
+            named: names,
         };
         Ok((result, Some(item)))
     }

@@ -77,7 +77,7 @@ impl<'a> Message<'a> {
 }
 
 /// Messages for one channel inside an append request and a raft entry: frame of `u32` length, channel, count, length-prefixed messages, then
-/// perhaps a `u64` for each: the connection that sent it.
+/// perhaps a `u64` for each: the connection that sent it; then perhaps a text for each: the channel's id as the sender named it.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelBatch<'a> {
     /// Internal channel id.
@@ -102,17 +102,22 @@ impl<'a> ChannelBatch<'a> {
         });
     }
 
-    /// As [`ChannelBatch::encode`], with the connection that sent each message: their receivers' worker skips it also after a crash.
+    /// As [`ChannelBatch::encode`], with the connection that sent each message and the id it named, empty where receivers can derive that: so
+    /// both are known also after a crash.
     pub fn encode_sent<'m>(
         out: &mut BytesMut,
         channel_id: &str,
         channel_type: ChannelType,
         messages: impl ExactSizeIterator<Item = &'m [u8]>,
-        senders: impl Iterator<Item = ConnId>,
+        senders: impl Iterator<Item = (ConnId, &'m str)> + Clone,
     ) {
         let start = out.len();
         Self::encode(out, channel_id, channel_type, messages);
-        senders.take(usize::from(u16::MAX)).for_each(|conn| out.put_u64_le(conn.0));
+        let senders = senders.take(usize::from(u16::MAX));
+        senders.clone().for_each(|(conn, _)| out.put_u64_le(conn.0));
+        if senders.clone().any(|(_, named)| !named.is_empty()) {
+            senders.for_each(|(_, named)| put_text(out, named));
+        }
         let len = u32::try_from(out.len() - start - 4).unwrap_or(u32::MAX);
         if let Some(head) = out.get_mut(start..start + 4) {
             head.copy_from_slice(&len.to_le_bytes());
@@ -139,11 +144,13 @@ impl<'a> ChannelBatch<'a> {
         (0..self.count).map(move |_| r.blob("message"))
     }
 
-    /// The connection that sent each message, in order; `NONE` where the frame does not say.
-    pub fn senders(&self) -> impl Iterator<Item = ConnId> + use<'a> {
+    /// The connection that sent each message, in order, and the id it named; `NONE` and empty where the frame does not say.
+    pub fn senders(&self) -> impl Iterator<Item = (ConnId, &'a str)> + use<'a> {
         let mut r = Reader::new(self.messages);
         let whole = (0..self.count).all(|_| r.blob("message").is_ok());
-        (0..self.count).map(move |_| if whole { r.u64("sender").map_or(ConnId::NONE, ConnId) } else { ConnId::NONE })
+        let mut conns = if whole { r } else { Reader::new(&[]) };
+        let mut named = Reader::new(conns.rest().get(usize::from(self.count) * 8..).unwrap_or_default());
+        (0..self.count).map(move |_| (conns.u64("sender").map_or(ConnId::NONE, ConnId), named.text("named").unwrap_or_default()))
     }
 }
 
@@ -263,15 +270,18 @@ mod tests {
         let message = encode_message(&sample(b"hi"));
         let two = || [&message[..], &message[..]].into_iter();
         let mut out = BytesMut::new();
-        ChannelBatch::encode_sent(&mut out, "g", ChannelType::GROUP, two(), [ConnId(7), ConnId::NONE].into_iter());
+        ChannelBatch::encode_sent(&mut out, "g", ChannelType::GROUP, two(), [(ConnId(7), ""), (ConnId::NONE, "")].into_iter());
         ChannelBatch::encode(&mut out, "g", ChannelType::GROUP, two());
+        ChannelBatch::encode_sent(&mut out, "ann@bot", ChannelType::AGENT, two(), [(ConnId(7), "bot"), (ConnId(8), "")].into_iter());
         let mut r = Reader::new(&out);
         let sent = ChannelBatch::read(&mut r).expect("own bytes");
         assert_eq!(sent.messages().collect::<Result<Vec<_>, _>>().expect("own bytes"), two().collect::<Vec<_>>());
-        assert_eq!(sent.senders().collect::<Vec<_>>(), [ConnId(7), ConnId::NONE]);
+        assert_eq!(sent.senders().collect::<Vec<_>>(), [(ConnId(7), ""), (ConnId::NONE, "")]);
         let silent = ChannelBatch::read(&mut r).expect("own bytes");
+        assert_eq!(silent.senders().collect::<Vec<_>>(), [(ConnId::NONE, ""); 2]);
+        let named = ChannelBatch::read(&mut r).expect("own bytes");
         assert!(r.is_empty());
-        assert_eq!(silent.senders().collect::<Vec<_>>(), [ConnId::NONE; 2]);
+        assert_eq!(named.senders().collect::<Vec<_>>(), [(ConnId(7), "bot"), (ConnId(8), "")]);
     }
 
     #[test]

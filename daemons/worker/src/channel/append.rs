@@ -237,7 +237,7 @@ fn gather(chan: &mut Chan, messages_max: usize, bytes_max: usize, floor: u64) ->
     }
     let mut frame = BytesMut::with_capacity(bytes + messages * 12 + chan.key.id.len() + 16);
     let stores: Vec<&[u8]> = entries.iter().filter(|d| d.verdict == Verdict::Store).map(|d| &*d.pending.message).collect();
-    let senders = entries.iter().filter(|d| d.verdict == Verdict::Store).map(|d| d.pending.conn);
+    let senders = entries.iter().filter(|d| d.verdict == Verdict::Store).map(|d| (d.pending.conn, &*d.pending.named));
     ChannelBatch::encode_sent(&mut frame, &chan.key.id, chan.key.kind, stores.into_iter(), senders);
     Flight { entries, frame: frame.freeze(), messages, attempts: 0, unknown: false, sent: false, floor }
 }

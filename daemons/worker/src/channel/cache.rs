@@ -41,6 +41,9 @@ pub enum Stored {
     Yes(MessageId, MessageSeq),
 }
 
+/// Receivers that one message names.
+pub type Uids = Box<[Box<str>]>;
+
 /// A message on its way through the channel.
 #[derive(Debug)]
 pub struct Pending {
@@ -62,6 +65,8 @@ pub struct Pending {
     pub answered: bool,
     /// Id as the sender named it, where it cannot be derived.
     pub named: Box<str>,
+    /// Who gets it instead of the channel's members; only of what is not stored.
+    pub receivers: Option<Uids>,
     /// The encoded message.
     pub message: Bytes,
     /// Its id.
@@ -85,6 +90,7 @@ impl Pending {
             failed: false,
             answered: false,
             named: x.named.into(),
+            receivers: (!stores && !x.receivers.is_empty()).then(|| x.receivers.iter().map(Into::into).collect()),
             message: message_bytes(x, body),
             message_id: x.message.message_id,
             flags: x.message.flags,
@@ -175,8 +181,12 @@ pub struct Dist {
     pub sender_conn: ConnId,
     /// Id as the sender named it, where it cannot be derived.
     pub named: Box<str>,
+    /// Who gets it instead of the channel's members.
+    pub receivers: Option<Uids>,
     /// Journal index; 0: the cursor does not wait for it.
     pub index: u64,
+    /// Life of the bucket's cursor that waits for it.
+    pub life: u32,
     /// Not stored: answered once the push workers have it.
     pub answer: Option<Answer>,
 }
@@ -322,7 +332,7 @@ impl Chan {
 mod tests {
     use super::*;
     use crate::origin::PeerId;
-    use wk_link::item::{Body as _, Encoder};
+    use wk_link::item::{Body as _, Encoder, Receivers};
 
     #[test]
     fn keys_hash_alike() {
@@ -341,7 +351,7 @@ mod tests {
             channel_type: ChannelType::AGENT,
             channel_id: "ann@bot",
             named: "bot",
-            tag_key: "",
+            receivers: Receivers::NONE,
             message: Message {
                 message_id: 8,
                 flags: 2,

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 /// Dispatch cursor of a bucket. Everything up to [`Tracker::cursor`] is distributed and settled.
 ///
 /// An append that is under way may get any index above what was seen when it was sent, so the cursor waits at that floor until its index is
-/// known. INVARIANT: the cursor never falls.
+/// known. INVARIANT: the cursor never falls within one life.
+///
+/// A bucket that is taken over again, after a fence or a failed attempt, begins a new *life*: its journal is read once more from the stored
+/// cursor. What an earlier life still has under way is settled as a second copy, of which the new life must not count anything.
 #[derive(Debug, Default, Clone)]
 pub struct Tracker {
     /// Highest index known of this bucket.
@@ -16,13 +19,20 @@ pub struct Tracker {
     floors: BTreeMap<u64, u32>,
     /// Value the cluster has stored.
     saved: u64,
+    /// Number of the life.
+    life: u32,
 }
 
 impl Tracker {
-    /// A tracker whose bucket is distributed up to `index`, as the cluster has stored it.
+    /// Begins a new life: the bucket is distributed up to `index`, as the cluster has stored it, and its journal is read from there.
+    pub fn restart(&mut self, index: u64) {
+        *self = Self { seen: index, saved: index, life: self.life.wrapping_add(1), ..Self::default() };
+    }
+
+    /// The present life, for [`Tracker::closed`].
     #[must_use]
-    pub fn starting_at(index: u64) -> Self {
-        Self { seen: index, saved: index, ..Self::default() }
+    pub fn life(&self) -> u32 {
+        self.life
     }
 
     /// An append of this bucket is sent. Give the returned floor back with [`Tracker::end`].
@@ -49,8 +59,11 @@ impl Tracker {
         }
     }
 
-    /// One message of an entry is distributed and settled.
-    pub fn closed(&mut self, index: u64) {
+    /// One message of an entry is distributed and settled; `life` is that in which it was opened.
+    pub fn closed(&mut self, index: u64, life: u32) {
+        if life != self.life {
+            return;
+        }
         if let Some(count) = self.open.get_mut(&index) {
             *count -= 1;
             if *count == 0 {
@@ -97,16 +110,35 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn started(index: u64) -> Tracker {
+        let mut t = Tracker::default();
+        t.restart(index);
+        t
+    }
+
+    #[test]
+    fn copies_of_an_earlier_life_do_not_count() {
+        let mut t = started(5);
+        t.opened(6, 2);
+        t.restart(5);
+        t.opened(6, 2);
+        t.closed(6, 1);
+        t.closed(6, 2);
+        assert_eq!((t.life(), t.cursor()), (2, 5));
+        t.closed(6, 2);
+        assert_eq!(t.cursor(), 6);
+    }
+
     #[test]
     fn waits_for_the_earliest_delivery() {
-        let mut t = Tracker::starting_at(5);
+        let mut t = started(5);
         t.opened(6, 2);
         t.opened(8, 1);
-        t.closed(8);
+        t.closed(8, 1);
         assert_eq!(t.cursor(), 5);
-        t.closed(6);
+        t.closed(6, 1);
         assert_eq!(t.cursor(), 5);
-        t.closed(6);
+        t.closed(6, 1);
         assert_eq!((t.cursor(), t.unsaved()), (8, Some(8)));
         t.saved(8);
         assert_eq!(t.unsaved(), None);
@@ -114,12 +146,12 @@ mod tests {
 
     #[test]
     fn waits_for_appends_whose_index_is_not_known() {
-        let mut t = Tracker::starting_at(5);
+        let mut t = started(5);
         let slow = t.begin();
         let fast = t.begin();
         t.opened(7, 1);
         t.end(fast);
-        t.closed(7);
+        t.closed(7, 1);
         // The slow one may have got 6.
         assert_eq!(t.cursor(), 5);
         t.catch_up(100);
@@ -127,7 +159,7 @@ mod tests {
         t.opened(6, 1);
         t.end(slow);
         assert_eq!(t.cursor(), 5);
-        t.closed(6);
+        t.closed(6, 1);
         assert_eq!(t.cursor(), 7);
         t.catch_up(100);
         assert_eq!(t.cursor(), 100);
@@ -154,7 +186,7 @@ mod tests {
                         t.end(floor);
                         open.push(index);
                     }
-                    2 if !open.is_empty() => t.closed(open.swap_remove(which.index(open.len()))),
+                    2 if !open.is_empty() => t.closed(open.swap_remove(which.index(open.len())), 0),
                     _ => t.catch_up(log),
                 }
                 let unsettled = sent.iter().map(|(_, i)| *i).chain(open.iter().copied()).min();

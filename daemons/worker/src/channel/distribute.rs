@@ -22,6 +22,8 @@ pub struct Job {
     bucket: u16,
     /// Journal index; 0: no cursor waits.
     index: u64,
+    /// Life of the cursor that waits.
+    life: u32,
     /// Delivers that are not done, plus one while they are being sent.
     open: u32,
     /// Unstored: who is told in the end.
@@ -45,14 +47,17 @@ impl Channels {
     /// A stored message joins the queue of its channel.
     pub(super) fn enqueue(&mut self, chan: usize, pending: Pending, seq: u64, timestamp_s: i64, index: u64) {
         let Pending { message, conn, named, .. } = pending;
-        self.push(chan, Dist { message, seq, timestamp_s, sender_conn: conn, named, index, answer: None });
+        let bucket = self.chans.get(chan).map(|c| usize::from(c.bucket.index()));
+        let life = bucket.and_then(|b| self.buckets.get(b)).map_or(0, |b| b.tracker.life());
+        self.push(chan, Dist { message, seq, timestamp_s, sender_conn: conn, named, receivers: None, index, life, answer: None });
     }
 
     /// An unstored message joins the queue of its channel.
     pub(super) fn enqueue_unstored(&mut self, chan: usize, pending: Pending, now: Now) {
         let answer = Some(Answer { origin: pending.origin, wants_ack: pending.wants_ack() });
-        let Pending { message, conn, named, .. } = pending;
-        self.push(chan, Dist { message, seq: 0, timestamp_s: now.unix_ms / 1000, sender_conn: conn, named, index: 0, answer });
+        let Pending { message, conn, named, receivers, .. } = pending;
+        let timestamp_s = now.unix_ms / 1000;
+        self.push(chan, Dist { message, seq: 0, timestamp_s, sender_conn: conn, named, receivers, index: 0, life: 0, answer });
     }
 
     fn push(&mut self, index: usize, dist: Dist) {
@@ -79,11 +84,14 @@ impl Channels {
         };
         state.tracker.opened(entry.index, u32::try_from(rows.len()).unwrap_or(u32::MAX));
         self.counts.replayed += u64::try_from(rows.len()).unwrap_or(0);
+        let life = state.tracker.life();
         let senders = entry.senders.iter().map(|conn| ConnId(*conn)).chain(std::iter::repeat(ConnId::NONE));
-        for (row, sender_conn) in rows.into_iter().zip(senders) {
-            let (message, named) = (encode_message(&row.message), Box::default());
+        let names = entry.named.iter().map(String::as_str).chain(std::iter::repeat(""));
+        for ((row, sender_conn), named) in rows.into_iter().zip(senders).zip(names) {
+            let (message, named) = (encode_message(&row.message), named.into());
             let (seq, timestamp_s) = (row.message_seq, row.timestamp_s);
-            self.push(index, Dist { message, seq, timestamp_s, sender_conn, named, index: entry.index, answer: None });
+            let dist = Dist { message, seq, timestamp_s, sender_conn, named, receivers: None, index: entry.index, life, answer: None };
+            self.push(index, dist);
         }
     }
 
@@ -107,9 +115,13 @@ impl Channels {
         }
     }
 
-    /// The receivers of a channel; `None`: they are being read.
+    /// The receivers of the message in front: those it names, or those of the channel; `None`: they are being read.
     fn tag(&mut self, index: usize, now: Now, out: &mut impl Out) -> Option<Arc<Tag>> {
         let chan = self.chans.get_mut(index)?;
+        if let Some(uids) = chan.dist.front().and_then(|d| d.receivers.as_ref()) {
+            self.counts.tags += 1;
+            return Some(Arc::new(Tag::build(uids.iter().map(|uid| &**uid), &self.owners)));
+        }
         match &chan.tag {
             TagState::Ready(tag) if tag.version == self.owners.version => {
                 chan.tag_used_ms = now.mono_ms;
@@ -164,7 +176,7 @@ impl Channels {
         let bucket = chan.bucket;
         let keep = if dist.answer.is_some() { Keep::UntilReceived } else { Keep::UntilSettled };
         let answer = dist.answer.map(|a| (a, dist.sender_conn, dist.message.clone()));
-        let job = self.jobs.insert(Job { bucket: bucket.index(), index: dist.index, open: 1, answer });
+        let job = self.jobs.insert(Job { bucket: bucket.index(), index: dist.index, life: dist.life, open: 1, answer });
         if let Ok(message) = Message::decode(&dist.message) {
             for part in &tag.parts {
                 let x = item::Deliver {
@@ -204,7 +216,7 @@ impl Channels {
         if job.index > 0
             && let Some(state) = self.buckets.get_mut(usize::from(job.bucket))
         {
-            state.tracker.closed(job.index);
+            state.tracker.closed(job.index, job.life);
         }
         if let Some((answer, conn, message)) = job.answer {
             tell(answer, conn, &message, out);

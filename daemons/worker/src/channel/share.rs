@@ -87,7 +87,7 @@ impl Channels {
         self.group_seen.resize(usize::try_from(groups).unwrap_or(0), 0);
         for (bucket, index) in starts {
             if let Some(state) = self.buckets.get_mut(usize::from(*bucket)).filter(|s| s.activation == activation && !s.open) {
-                state.tracker = Tracker::starting_at(*index);
+                state.tracker.restart(*index);
             }
         }
         // Appends that were called off by a fence are still to be made.

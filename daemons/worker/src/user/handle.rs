@@ -344,7 +344,7 @@ impl Users {
             channel_type: s.channel_type,
             channel_id: &channel_id,
             named,
-            tag_key: "",
+            receivers: item::Receivers::NONE,
             message,
         };
         out.channel_send(bucket, &x, work.origin);

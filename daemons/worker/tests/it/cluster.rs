@@ -20,8 +20,8 @@ use wk_proto::cluster::v1::request::Op;
 
 type Key = (String, u32);
 
-/// Channel, sequences and senders of a journal entry.
-type Row = (Key, Vec<u64>, Vec<u64>);
+/// Channel, sequences, senders and names of a journal entry.
+type Row = (Key, Vec<u64>, Vec<u64>, Vec<String>);
 
 /// Everything the cluster remembers.
 #[derive(Default)]
@@ -101,8 +101,8 @@ impl State {
             let index = self.applied[group];
             let mut done =
                 pb::ChannelAppended { group: u32::try_from(group).unwrap(), index, timestamp: 1_700_000_000, ..Default::default() };
-            let (mut seqs, mut senders) = (Vec::new(), Vec::new());
-            for (bytes, conn) in batch.messages().zip(batch.senders()) {
+            let (mut seqs, mut senders, mut names) = (Vec::new(), Vec::new(), Vec::new());
+            for (bytes, (conn, named)) in batch.messages().zip(batch.senders()) {
                 let bytes = bytes.unwrap();
                 let id = Message::decode(bytes).unwrap().message_id;
                 let before = self.seq(&key, id);
@@ -110,13 +110,14 @@ impl State {
                     self.log.entry(key.clone()).or_default().push((id, bytes.to_vec()));
                     seqs.push(self.seq(&key, id).unwrap());
                     senders.push(conn.0);
+                    names.push(named.to_owned());
                 }
                 done.message_ids.push(id);
                 done.message_seqs.push(self.seq(&key, id).unwrap());
                 done.duplicates.push(before.is_some());
             }
             if !seqs.is_empty() {
-                self.journal.insert((u32::try_from(group).unwrap(), index), (key, seqs, senders));
+                self.journal.insert((u32::try_from(group).unwrap(), index), (key, seqs, senders, names));
             }
             channels.push(done);
         }
@@ -153,15 +154,15 @@ impl State {
             let at = r.buckets.iter().position(|b| *b == u32::from(bucket.index()));
             r.buckets.is_empty() || at.is_some_and(|at| r.after_each.get(at).is_none_or(|after| index > after))
         });
-        let entries = rows.map(|((_, index), (key, seqs, senders))| {
+        let entries = rows.map(|((_, index), (key, seqs, senders, names))| {
             let mut records = BytesMut::new();
             for seq in seqs {
                 let bytes = &self.log[key][usize::try_from(*seq).unwrap() - 1].1;
                 Stored::encode_from_row(&mut records, *seq, &encode_row(1_700_000_000, bytes));
             }
             let channel = Some(pb::ChannelRef { id: key.0.clone(), r#type: key.1 });
-            let (count, senders) = (u32::try_from(seqs.len()).unwrap(), senders.clone());
-            pb::JournalEntry { index: *index, channel, count, records: records.freeze(), senders }
+            let (count, senders, named) = (u32::try_from(seqs.len()).unwrap(), senders.clone(), names.clone());
+            pb::JournalEntry { index: *index, channel, count, records: records.freeze(), senders, named }
         });
         let upto = self.applied[usize::try_from(r.group).unwrap()];
         pb::JournalReply { entries: entries.collect(), upto, groups: u32::try_from(GROUPS).unwrap() }

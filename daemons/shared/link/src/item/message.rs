@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use wk_types::{ChannelType, ConnId, MessageId, MessageSeq, Reason};
 
 use super::Body;
-use crate::codec::{DecodeError, Reader, put_text};
+use crate::codec::{DecodeError, Reader, put_blob, put_text};
 use crate::record::Message;
 
 /// A SEND as the client sent it: decoded fields, payload and msgKey still as on the wire. Settled when its answer has reached the gateway.
@@ -143,8 +143,8 @@ pub struct ChannelSend<'a> {
     pub channel_id: &'a str,
     /// Id as the sender named it, when it cannot be derived (agent channels); else empty.
     pub named: &'a str,
-    /// Receiver tag prepared through the API; else empty.
-    pub tag_key: &'a str,
+    /// Who gets the message, instead of the channel's members; empty: these do. Only for messages that are not stored.
+    pub receivers: Receivers<'a>,
     /// The message.
     pub message: Message<'a>,
 }
@@ -157,7 +157,10 @@ impl<'a> Body<'a> for ChannelSend<'a> {
         out.put_u8(self.channel_type.0);
         put_text(out, self.channel_id);
         put_text(out, self.named);
-        put_text(out, self.tag_key);
+        out.put_u32_le(self.receivers.count);
+        if !self.receivers.is_empty() {
+            put_blob(out, self.receivers.bytes);
+        }
         self.message.encode(out);
     }
 
@@ -170,7 +173,10 @@ impl<'a> Body<'a> for ChannelSend<'a> {
             channel_type: ChannelType(r.u8("channel_type")?),
             channel_id: r.text("channel_id")?,
             named: r.text("named")?,
-            tag_key: r.text("tag_key")?,
+            receivers: match r.u32("receivers")? {
+                0 => Receivers::NONE,
+                count => Receivers { count, bytes: r.blob("receivers")? },
+            },
             message: Message::read(&mut r)?,
         })
     }
@@ -215,7 +221,7 @@ pub struct Deliver<'a> {
     pub receivers: Receivers<'a>,
 }
 
-/// List of uids inside a [`Deliver`]: encoded once per tag, copied into each item.
+/// List of uids inside a [`Deliver`] (encoded once per tag, copied into each item) or a [`ChannelSend`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receivers<'a> {
     count: u32,
@@ -223,6 +229,9 @@ pub struct Receivers<'a> {
 }
 
 impl<'a> Receivers<'a> {
+    /// Nobody.
+    pub const NONE: Self = Self { count: 0, bytes: &[] };
+
     /// A list from bytes made by [`Receivers::encode_list`].
     #[must_use]
     pub fn new(count: u32, bytes: &'a [u8]) -> Self {

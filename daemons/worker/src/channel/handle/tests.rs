@@ -3,7 +3,7 @@ use std::collections::HashSet as StdSet;
 use proptest::prelude::*;
 use prost::Message as _;
 use wk_link::codec::Reader;
-use wk_link::item::{ChannelSend, Deliver, Encoder, PersonRulesChanged, Sendack};
+use wk_link::item::{ChannelSend, Deliver, Encoder, PersonRulesChanged, Receivers, Sendack};
 use wk_link::record::{ChannelBatch, Message};
 use wk_proto::cluster::v1::Code;
 use wk_types::{ConnId, NodeId};
@@ -12,6 +12,7 @@ use super::*;
 use crate::origin::PeerId;
 
 mod append;
+mod replay;
 mod share;
 
 /// A channel.
@@ -28,6 +29,8 @@ struct Sink {
     delivers: Vec<(i64, u64, Vec<String>, Keep, u64)>,
     /// Connection that each Deliver leaves out.
     senders: Vec<ConnId>,
+    /// Channel of each Deliver, and its id as the sender named it.
+    named: Vec<(String, String)>,
     lookups: Vec<(usize, Vec<pb::Query>)>,
     members: Vec<(usize, u32, pb::ListKey)>,
     appends: Vec<(usize, u32, Bytes)>,
@@ -54,6 +57,7 @@ impl Out for Sink {
     fn deliver(&mut self, _slot: u16, _bucket: Bucket, x: &Deliver<'_>, keep: Keep, token: u64) {
         let uids = x.receivers.iter().map(str::to_owned).collect();
         self.senders.push(x.sender_conn);
+        self.named.push((x.channel_id.to_owned(), x.named.to_owned()));
         self.delivers.push((x.message.message_id, x.message_seq, uids, keep, token));
     }
     fn lookup(&mut self, load: usize, queries: Vec<pb::Query>) {
@@ -178,11 +182,27 @@ impl Bench {
     }
 
     fn send_with(&mut self, id: i64, to: To<'_>, from: &str, flags: u8, replay: bool) -> &mut Self {
+        self.position += 1;
+        let body = self.item(id, to, from, |x| x.message.flags = flags);
+        let d = Delivery { position: self.position, kind: Kind::ChannelSend, replay, bucket: Bucket::default(), body };
+        self.channels.deliver(user(), d, self.now, &mut self.out);
+        self
+    }
+
+    /// An item that `change` makes special.
+    fn channel_send<'a>(&mut self, id: i64, to: To<'a>, from: &'a str, change: impl FnOnce(&mut ChannelSend<'a>)) {
+        self.position += 1;
+        let body = self.item(id, to, from, change);
+        let d = Delivery { position: self.position, kind: Kind::ChannelSend, replay: false, bucket: Bucket::default(), body };
+        self.channels.deliver(user(), d, self.now, &mut self.out);
+    }
+
+    fn item<'a>(&self, id: i64, to: To<'a>, from: &'a str, change: impl FnOnce(&mut ChannelSend<'a>)) -> Bytes {
         let (channel, kind) = to;
         let conn = if from == "api" { ConnId::NONE } else { ConnId::new(NodeId(1), 0, 1) };
         let message = Message {
             message_id: id,
-            flags,
+            flags: 0,
             setting: 0,
             expire: 0,
             client_seq: 3,
@@ -192,21 +212,18 @@ impl Bench {
             stream_no: "",
             payload: b"p",
         };
-        let x = ChannelSend {
+        let mut x = ChannelSend {
             conn,
             accepted_ms: self.now.mono_ms,
             system_device: from == "api",
             channel_type: kind,
             channel_id: channel,
             named: "",
-            tag_key: "",
+            receivers: Receivers::NONE,
             message,
         };
-        self.position += 1;
-        let body = Encoder::default().encode(&x);
-        let d = Delivery { position: self.position, kind: Kind::ChannelSend, replay, bucket: Bucket::default(), body };
-        self.channels.deliver(user(), d, self.now, &mut self.out);
-        self
+        change(&mut x);
+        Encoder::default().encode(&x)
     }
 
     fn flush(&mut self) -> &mut Self {
@@ -335,45 +352,6 @@ fn changed_rules_and_members_count_from_the_answer_on() {
     assert_eq!(b.out.acks.last(), Some(&(3, 3, 2, Reason::SUCCESS)));
     assert!(b.out.acks.contains(&(4, 4, 0, Reason::IN_BLACKLIST)));
     assert_eq!(b.out.delivers[0].2, ["u1", "u9"]);
-}
-
-#[test]
-fn nothing_moves_before_its_bucket_is_open_and_the_journal_goes_first() {
-    let mut b = Bench::new(Rules::default());
-    assert!(!b.channels.share(|_| false, &mut b.out), "losing is no reason for a newer epoch");
-    assert!(b.channels.share(|_| true, &mut b.out));
-    assert!(!b.channels.share(|_| true, &mut b.out), "nothing new");
-    b.send(7, "u2@u1", ChannelType::PERSON, "u1").flush();
-    assert_eq!(b.out.lookups.len(), 0);
-    b.channels.started(b.out.activations, 4, &(0..1024).map(|n| (n, 10)).collect::<Vec<_>>());
-    let mut records = bytes::BytesMut::new();
-    let old = Message {
-        message_id: 5,
-        flags: 0,
-        setting: 0,
-        expire: 0,
-        client_seq: 0,
-        from_uid: "u1",
-        client_msg_no: "",
-        topic: "",
-        stream_no: "",
-        payload: b"p",
-    };
-    wk_link::record::Stored::encode_from_row(&mut records, 3, &wk_link::record::encode_row(40, &wk_link::record::encode_message(&old)));
-    let channel = Some(pb::ChannelRef { id: "u2@u1".into(), r#type: 1 });
-    for index in [10, 11] {
-        b.channels.replay(
-            &pb::JournalEntry { index, channel: channel.clone(), count: 1, records: records.to_vec().into(), senders: vec![44] },
-            NOW,
-        );
-    }
-    b.flush();
-    // 10 is done already; 11 is distributed before anything new.
-    assert_eq!(b.out.delivers.iter().map(|d| (d.0, d.1)).collect::<Vec<_>>(), [(5, 3)]);
-    assert_eq!(b.out.senders, [ConnId(44)], "who sent it does not get it back");
-    b.channels.open(b.out.activations, &(0..1024).collect::<Vec<_>>());
-    b.all();
-    assert_eq!(b.out.delivers.iter().map(|d| d.0).collect::<Vec<_>>(), [5, 7]);
 }
 
 #[test]

@@ -12,12 +12,14 @@ use wk_proto::lifecycle::v1::admin_client::AdminClient;
 use wk_proto::node::v1 as node;
 use wk_proto::supervisor::v1 as pb;
 use wk_proto::supervisor::v1::supervisor_server::Supervisor;
+use wk_types::{Daemon, Pool};
 
 use crate::config::Config;
 use crate::engine::{Command, Mark, Snapshot};
 use crate::events::Hub;
 use crate::limits::{METRICS_TIMEOUT, MIN_READY, STREAM_QUEUE};
 use crate::metrics::Counters;
+use crate::names;
 use crate::roles::Actor;
 use crate::sample::Sampler;
 use crate::table::{Flags, InstanceView, Kind, Pace, Refusal, Request};
@@ -98,6 +100,7 @@ fn op_request(kind: Kind, request: pb::OpRequest) -> Request {
     let roll = Pace {
         max_unavailable: request.max_unavailable,
         canary: request.canary,
+        surge: request.surge,
         min_ready: if request.min_ready_ms == 0 { MIN_READY } else { Duration::from_millis(request.min_ready_ms) },
     };
     let flags = Flags {
@@ -115,7 +118,8 @@ fn op_request(kind: Kind, request: pb::OpRequest) -> Request {
 
 /// The request of a scale.
 fn scale_request(request: pb::ScaleRequest) -> Result<Request, Refusal> {
-    let daemon = request.daemon.parse().map_err(|_| Refusal::new(4, format!("no daemon {:?}", request.daemon)))?;
+    let pools = || Pool::ALL.map(|p| Daemon::Worker(p).name().to_owned());
+    let daemon = request.daemon.parse().map_err(|_| Refusal::new(4, names::unknown(&request.daemon, &pools())))?;
     let kind = Kind::Scale(daemon, u16::try_from(request.replicas).unwrap_or(u16::MAX));
     let flags = Flags { no_wait: request.no_wait, ..Flags::default() };
     Ok(Request { kind, names: Vec::new(), key: request.idempotency_key, flags })
@@ -237,9 +241,9 @@ impl Supervisor for ControlService {
         let wanted = request.into_inner().name;
         let snapshot = self.0.snapshot.borrow().clone();
         // A daemon's name means the slot that needs an explanation most.
-        let named = snapshot.instances.iter().filter(|v| answers::names_instance(&wanted, &v.name.to_string()));
+        let named = snapshot.instances.iter().filter(|v| names::means(&wanted, &v.name.to_string()));
         let Some(name) = named.max_by_key(|v| (v.state.severity(), std::cmp::Reverse(v.name))).map(|v| v.name) else {
-            let message = format!("no daemon or instance {wanted:?}");
+            let message = names::unknown(&wanted, &names::known(snapshot.instances.iter().map(|v| v.name)));
             return Ok(Response::new(pb::WhyReply { code: 4, message, ..Default::default() }));
         };
         let why = self.0.ask(|answer| Command::Why { name, answer }).await?;
@@ -290,15 +294,17 @@ impl Supervisor for ControlService {
     async fn logs(&self, request: Rq<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let request = request.into_inner();
         let snapshot = self.0.snapshot.borrow().clone();
-        let named =
-            |v: &&InstanceView| request.names.is_empty() || request.names.iter().any(|n| answers::names_instance(n, &v.name.to_string()));
+        let means = |name: &String, v: &InstanceView| names::means(name, &v.name.to_string());
+        let nobody = |name: &&String| *name != "supervisor" && !snapshot.instances.iter().any(|v| means(name, v));
+        if let Some(name) = request.names.iter().find(nobody) {
+            let known = names::known(snapshot.instances.iter().map(|v| v.name));
+            return Err(Status::not_found(names::unknown(name, &known)));
+        }
+        let named = |v: &&InstanceView| request.names.is_empty() || request.names.iter().any(|n| means(n, v));
         let mut logs: Vec<_> =
             snapshot.instances.iter().filter(named).map(|v| (v.name.to_string(), self.0.config.log_path(v.name))).collect();
         if request.names.iter().any(|n| n == "supervisor") {
             logs.push(("supervisor".into(), self.0.config.logs_dir.join("supervisor.log")));
-        }
-        if logs.is_empty() {
-            return Err(Status::not_found(format!("no daemon or instance {}", request.names.join(", "))));
         }
         let (out, lines) = mpsc::channel(STREAM_QUEUE);
         tokio::spawn(streams::logs(logs, request.lines as usize, request.follow, out));

@@ -12,6 +12,7 @@ use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
 mod analyze;
 mod cli;
+mod complete;
 mod events;
 mod find;
 pub mod graph;
@@ -32,6 +33,8 @@ pub(crate) use find::replace;
 
 /// All is well.
 const EXIT_OK: u8 = 0;
+/// No such daemon or operation.
+const EXIT_UNKNOWN: u8 = 4;
 /// Semantic misuse.
 const EXIT_USAGE: u8 = 64;
 /// The supervisor cannot be reached.
@@ -67,6 +70,7 @@ impl From<tonic::Status> for Failure {
         let code = match status.code() {
             tonic::Code::PermissionDenied => EXIT_PERMISSION,
             tonic::Code::ResourceExhausted => 75,
+            tonic::Code::NotFound => return Self::new(EXIT_UNKNOWN, status.message()),
             tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown => EXIT_UNREACHABLE,
             _ => EXIT_INTERNAL,
         };
@@ -109,8 +113,10 @@ pub fn main(env: &Env) -> u8 {
 
 async fn run(cli: Cli, env: &Env) -> Result<u8, Failure> {
     let Cli { runtime, node, output, command } = cli;
-    if matches!(command, Command::Quiesce) {
-        return systemd::quiesce::run(runtime.as_deref(), env).await;
+    match &command {
+        Command::Quiesce => return systemd::quiesce::run(runtime.as_deref(), env).await,
+        Command::Complete { breaks, line } => return complete::run(line, breaks.as_deref(), env).await,
+        _ => {}
     }
     let of_a_node = !matches!(command, Command::Completion { .. } | Command::Man { .. });
     if of_a_node && systemd::applies(runtime.as_deref(), node, env) {
@@ -118,7 +124,7 @@ async fn run(cli: Cli, env: &Env) -> Result<u8, Failure> {
     }
     match &command {
         Command::Completion { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "wkctl", &mut io::stdout());
+            write!(io::stdout(), "{}", complete::script(*shell))?;
             return Ok(EXIT_OK);
         }
         Command::Man { dir } => return write_man(&Cli::command(), dir),
@@ -151,9 +157,10 @@ fn as_operation(command: Command) -> Result<Result<(ops::Ask, Waiting), Command>
             (ops::Ask::Stop(request), waiting)
         }
         Command::Restart { names, waiting } => (ops::Ask::Restart(pb::OpRequest { names, ..Default::default() }), waiting),
-        Command::Roll { names, max_unavailable, canary, min_ready, waiting } => {
+        Command::Roll { names, max_unavailable, surge, canary, min_ready, waiting } => {
             let min_ready_ms = u64::try_from(min_ready.as_millis()).unwrap_or(u64::MAX).max(1);
-            let request = pb::OpRequest { names, max_unavailable, canary, min_ready_ms, ..Default::default() };
+            let max_unavailable = max_unavailable.unwrap_or(0);
+            let request = pb::OpRequest { names, max_unavailable, surge, canary, min_ready_ms, ..Default::default() };
             (ops::Ask::Roll(request), waiting)
         }
         Command::Scale { pool: (daemon, replicas), waiting } => {

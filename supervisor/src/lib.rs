@@ -28,6 +28,7 @@ pub mod listeners;
 pub mod logs;
 pub mod mend;
 pub mod metrics;
+pub mod names;
 pub mod notify;
 pub mod orphans;
 pub mod overrides;

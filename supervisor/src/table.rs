@@ -32,6 +32,7 @@ mod request;
 mod restore;
 mod roll;
 mod shares;
+mod surge;
 #[cfg(test)]
 mod tests;
 

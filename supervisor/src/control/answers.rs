@@ -9,6 +9,7 @@ use super::Shared;
 use crate::backoff;
 use crate::cause::Exit;
 use crate::engine::{Reloaded, Snapshot, Why};
+use crate::names;
 use crate::table::plan::Plan;
 use crate::table::{InstanceView, LastEnd, Refusal, State};
 
@@ -23,16 +24,10 @@ fn micros(d: Duration) -> u64 {
     u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// True when a name of a request means this instance.
-pub(super) fn names_instance(name: &str, instance: &str) -> bool {
-    let daemon = instance.split('@').next().unwrap_or_default();
-    name == daemon || name == instance || (name == "worker" && daemon.starts_with("worker."))
-}
-
 impl Shared {
     /// The whole status; uses of processes are read now, or were a moment ago.
     pub(super) fn status(&self, snapshot: &Snapshot, names: &[String]) -> pb::Snapshot {
-        let wanted = |v: &&InstanceView| names.is_empty() || names.iter().any(|n| names_instance(n, &v.name.to_string()));
+        let wanted = |v: &&InstanceView| names.is_empty() || names.iter().any(|n| names::means(n, &v.name.to_string()));
         let age = snapshot.taken.elapsed();
         let over = |(daemon, slots, configured): &(Daemon, u16, u16)| pb::Override {
             daemon: daemon.name().into(),

@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use wk_proto::supervisor::v1 as pb;
 
-use super::answers::names_instance;
 use crate::engine::Snapshot;
 use crate::events::Hub;
 use crate::limits::{LOG_FOLLOW_BYTES, LOG_FOLLOW_EVERY, LOG_STREAM_MAX, STATUS_EVERY};
+use crate::names;
 
 /// A picture now, with each change, and at least every [`STATUS_EVERY`].
 pub(super) fn pictures(snapshot: watch::Receiver<Arc<Snapshot>>) -> impl Stream<Item = Arc<Snapshot>> {
@@ -41,7 +41,7 @@ pub(super) async fn events(hub: Hub, request: pb::EventsRequest, out: Out<pb::Ev
         0 => i64::MIN,
         since => wk_rpc::clock::unix_ms().saturating_sub(i64::try_from(since).unwrap_or(i64::MAX)),
     };
-    let named = |e: &pb::Event| request.names.is_empty() || request.names.iter().any(|n| names_instance(n, &e.instance));
+    let named = |e: &pb::Event| request.names.is_empty() || request.names.iter().any(|n| names::means(n, &e.instance));
     for event in kept.iter().filter(|e| e.wall_ms >= oldest && named(e)) {
         if out.send(Ok((**event).clone())).await.is_err() {
             return;

@@ -132,9 +132,12 @@ pub(super) enum Command {
     Roll {
         /// Daemons or instances
         names: Vec<String>,
-        /// Instances of one daemon that may be away at a time
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-        max_unavailable: u32,
+        /// Instances of one daemon that may be away at a time; default: 1, or as many as --surge adds
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+        max_unavailable: Option<u32>,
+        /// Add N slots to each worker pool for the time of its roll: never less is ready than the configured number
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=63))]
+        surge: u32,
         /// End after the first N; the output says how to go on
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
         canary: u32,
@@ -245,13 +248,33 @@ pub(super) enum Command {
     Completion {
         /// Shell
         #[arg(value_enum)]
-        shell: clap_complete::Shell,
+        shell: Shell,
+    },
+    /// Prints what may stand at the end of a command line; asked by the completion scripts
+    #[command(hide = true)]
+    Complete {
+        /// Word breaks of bash
+        #[arg(long)]
+        breaks: Option<String>,
+        /// The command line up to the cursor
+        line: String,
     },
     /// Writes manual pages into a folder
     Man {
         /// Folder
         dir: PathBuf,
     },
+}
+
+/// Shells with completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Shell {
+    /// Source it, or put it into /usr/share/bash-completion/completions/wkctl
+    Bash,
+    /// Put it as _wkctl into a folder of $fpath
+    Zsh,
+    /// Put it into ~/.config/fish/completions/wkctl.fish
+    Fish,
 }
 
 /// Commands about operations.

@@ -6,11 +6,12 @@ use tonic::transport::Channel;
 use wk_proto::supervisor::v1 as pb;
 use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
-use super::Failure;
 use super::cli::Output;
 use super::json;
 use super::text::wall;
+use super::{EXIT_UNKNOWN, Failure};
 use crate::console::Paint;
+use crate::names;
 
 /// Exit code of a reader that was too slow: come back and ask again.
 const EXIT_LAGGED: u8 = 75;
@@ -21,6 +22,8 @@ pub(super) async fn run(
     output: Output,
     paint: Paint,
 ) -> Result<u8, Failure> {
+    // Of an instance that is gone there may still be events, so only the form of the names is looked at.
+    names::possible(&ask.names).map_err(|text| Failure::new(EXIT_UNKNOWN, text))?;
     let mut events = client.events(ask).await?.into_inner();
     loop {
         // Both branches are cancel-safe: a stream, a signal.

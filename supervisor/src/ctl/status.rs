@@ -13,8 +13,9 @@ use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 use super::cli::Output;
 use super::screen::Screen;
 use super::table::{self, Look};
-use super::{Failure, json};
+use super::{EXIT_UNKNOWN, Failure, json};
 use crate::console::Paint;
+use crate::names;
 
 /// Pause between two pictures while nothing changes, so that ages and uses go on.
 const REDRAW_EVERY: Duration = Duration::from_secs(1);
@@ -49,8 +50,11 @@ pub(super) async fn run(mut client: SupervisorClient<Channel>, ask: Ask, env: &E
 async fn fetch(client: &mut SupervisorClient<Channel>, ask: &Ask) -> Result<pb::Snapshot, Failure> {
     let request = pb::StatusRequest { names: ask.names.clone(), deep: ask.deep };
     let snapshot = client.status(request).await?.into_inner();
-    if !ask.names.is_empty() && snapshot.instances.is_empty() {
-        return Err(Failure::new(4, format!("no daemon or instance {}", ask.names.join(", "))));
+    let nobody = |name: &&String| !snapshot.instances.iter().any(|i| names::means(name, &i.name));
+    if let Some(name) = ask.names.iter().find(nobody) {
+        let all = client.status(pb::StatusRequest::default()).await?.into_inner().instances;
+        let known = names::known(all.iter().filter_map(|i| i.name.parse().ok()));
+        return Err(Failure::new(EXIT_UNKNOWN, names::unknown(name, &known)));
     }
     Ok(snapshot)
 }

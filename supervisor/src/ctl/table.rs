@@ -7,6 +7,7 @@ use wk_proto::node::v1::State;
 use wk_proto::supervisor::v1 as pb;
 
 use super::json::state_name;
+use super::screen;
 use super::text::{age, bytes, of_limit};
 use crate::console::Paint;
 use crate::report::{plain_table, render};
@@ -21,10 +22,12 @@ pub(super) struct Look {
     pub(super) width: Option<usize>,
 }
 
-/// Columns that a narrow terminal does without, first to go first.
-const OPTIONAL: [&str; 3] = ["FDS", "CPU", "MEM"];
-const COLUMNS: [&str; 9] = ["NAME", "STATE", "PID", "UP", "RESTARTS", "CPU", "MEM", "FDS", "REASON"];
-const WIDE: [&str; 10] = ["NAME", "STATE", "PID", "GEN", "UP", "RESTARTS", "CPU", "MEM", "FDS", "REASON"];
+/// Columns that a narrow terminal does without, first to go first. From `WHY` on, reasons stand below their lines.
+const OPTIONAL: [&str; 7] = ["FDS", "CPU", "MEM", "WHY", "UP", "PID", "RESTARTS"];
+const COLUMNS: [&str; 10] = ["NAME", "STATE", "READY", "PID", "UP", "RESTARTS", "CPU", "MEM", "FDS", "WHY"];
+const WIDE: [&str; 11] = ["NAME", "STATE", "READY", "PID", "GEN", "UP", "RESTARTS", "CPU", "MEM", "FDS", "WHY"];
+/// Before a reason below its line.
+const BELOW: &str = "     ↳ ";
 
 /// Processor use by instance, in tenths of a percent; what is missing is shown as the mean of its life.
 pub(super) type Rates = BTreeMap<String, u64>;
@@ -40,15 +43,17 @@ pub(super) fn head(snapshot: &pb::Snapshot, look: Look) -> String {
     };
     let pending = snapshot.instances.iter().filter(|i| !i.pending_restart.is_empty()).count();
     let pending = if pending == 0 { String::new() } else { format!(" ({pending} pending restart)") };
-    let mut line = format!(
-        "{}  {overall}   {ready}/{} ready   node {}   up {}   supervisor {}   config {}{pending}",
-        paint.strong("wukongim"),
-        snapshot.instances.len(),
-        snapshot.node_id,
-        age(snapshot.up_ms),
-        snapshot.supervisor_pid,
-        snapshot.config_hash
-    );
+    let adopted = snapshot.instances.iter().filter(|i| i.adopted).count();
+    let adopted = if adopted == 0 { String::new() } else { format!(" (adopted {adopted})") };
+    let parts = [
+        format!("{}  {overall}", paint.strong("wukongim")),
+        format!("{ready}/{} ready", snapshot.instances.len()),
+        format!("node {}", snapshot.node_id),
+        format!("up {}", age(snapshot.up_ms)),
+        format!("supervisor {}{adopted}", snapshot.supervisor_pid),
+        format!("config {}{pending}", snapshot.config_hash),
+    ];
+    let mut line = screen::fill(&parts, "   ", "  ", look.width);
     for address in &snapshot.addresses {
         line.push_str(&format!("\n  {address}"));
     }
@@ -65,12 +70,12 @@ pub(super) fn head(snapshot: &pb::Snapshot, look: Look) -> String {
 
 /// Pools as trees.
 pub(super) fn table(snapshot: &pb::Snapshot, look: Look, rates: &Rates) -> String {
-    draw(&rows(snapshot, look, rates), look)
+    draw(&rows(snapshot, rates), look)
 }
 
 /// One line per instance, in the order given.
 pub(super) fn flat(snapshot: &pb::Snapshot, look: Look, rates: &Rates) -> String {
-    let rows: Vec<Row> = snapshot.instances.iter().map(|i| row(i, i.name.clone(), look, rates)).collect();
+    let rows: Vec<Row> = snapshot.instances.iter().map(|i| row(i, i.name.clone(), rates)).collect();
     draw(&rows, look)
 }
 
@@ -78,27 +83,41 @@ fn draw(rows: &[Row], look: Look) -> String {
     let columns: &[&str] = if look.wide { &WIDE } else { &COLUMNS };
     let dropped_max = if look.wide { 0 } else { OPTIONAL.len() };
     let width = look.width.filter(|_| !look.wide).unwrap_or(usize::MAX);
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for dropped in 0..=dropped_max {
-        let shown: Vec<&str> = columns.iter().copied().filter(|c| !OPTIONAL.iter().take(dropped).any(|o| o == c)).collect();
+        let gone: Vec<&str> = OPTIONAL.iter().copied().take(dropped).collect();
+        let shown: Vec<&str> = columns.iter().copied().filter(|c| !gone.contains(c)).collect();
         let mut table = plain_table(&shown, columns.len());
         table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
         for row in rows {
             table.add_row(shown.iter().map(|c| Cell::new(row.get(c).map_or("", String::as_str))));
         }
-        text = render(&table);
-        if text.lines().all(|l| l.chars().count() <= width) {
+        lines = render(&table).lines().map(str::to_owned).collect();
+        let fits = lines.iter().all(|l| l.chars().count() <= width);
+        if gone.contains(&"WHY") {
+            lines = with_reasons_below(lines, rows, width);
+        }
+        if fits {
             break;
         }
     }
-    text.lines().map(|l| colour(&cut(l, width), look.paint)).collect::<Vec<_>>().join("\n")
+    lines.iter().map(|l| colour(&screen::fit(l, width), look.paint)).collect::<Vec<_>>().join("\n")
 }
 
-fn cut(line: &str, width: usize) -> String {
-    if line.chars().count() <= width {
-        return line.to_owned();
+/// Each reason in lines of its own, whole: on a narrow terminal it is what somebody came for.
+fn with_reasons_below(lines: Vec<String>, rows: &[Row], width: usize) -> Vec<String> {
+    let mut lines = lines.into_iter();
+    let mut all: Vec<String> = lines.next().into_iter().collect();
+    for (line, row) in lines.zip(rows) {
+        all.push(line);
+        if let Some(why) = row.get("WHY").filter(|w| !w.is_empty()) {
+            let (words, indent): (Vec<String>, usize) = (why.split(' ').map(str::to_owned).collect(), BELOW.chars().count());
+            let text = screen::fill(&words, " ", "", Some(width.saturating_sub(indent)));
+            let begin = std::iter::once(BELOW.to_owned()).chain(std::iter::repeat(" ".repeat(indent)));
+            all.extend(begin.zip(text.lines()).map(|(begin, line)| format!("{begin}{line}")));
+        }
     }
-    line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+    all
 }
 
 /// The state is a word as well, so colour carries nothing alone.
@@ -118,7 +137,7 @@ fn colour(line: &str, paint: Paint) -> String {
 
 type Row = BTreeMap<&'static str, String>;
 
-fn rows(snapshot: &pb::Snapshot, look: Look, rates: &Rates) -> Vec<Row> {
+fn rows(snapshot: &pb::Snapshot, rates: &Rates) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut rest = snapshot.instances.as_slice();
     while let Some(first) = rest.first() {
@@ -127,12 +146,13 @@ fn rows(snapshot: &pb::Snapshot, look: Look, rates: &Rates) -> Vec<Row> {
         let (group, next) = rest.split_at(count);
         rest = next;
         if count == 1 {
-            rows.push(row(first, daemon.to_owned(), look, rates));
+            let ready = if first.state() == State::Ready { "1/1" } else { "0/1" };
+            rows.push(row(first, daemon.to_owned(), rates).into_iter().chain([("READY", ready.to_owned())]).collect());
         } else {
             rows.push(pool(daemon, group));
             for (index, instance) in group.iter().enumerate() {
                 let branch = if index + 1 == count { "└" } else { "├" };
-                rows.push(row(instance, format!(" {branch} {}", instance.name), look, rates));
+                rows.push(row(instance, format!(" {branch} {}", instance.name), rates));
             }
         }
         for instance in group {
@@ -154,12 +174,13 @@ fn pool(daemon: &str, group: &[pb::InstanceStatus]) -> Row {
         [first, rest @ ..] if rest.iter().all(|i| i.state == first.state) => state_name(first.state),
         _ => "degraded".to_owned(),
     };
-    let reason = if state == "degraded" { format!("{} of {} not ready", group.len() - ready, group.len()) } else { String::new() };
+    let why = if state == "degraded" { format!("{} of {} not ready", group.len() - ready, group.len()) } else { String::new() };
     Row::from([
         ("NAME", daemon.to_owned()),
-        ("STATE", format!("{state} {ready}/{}", group.len())),
+        ("STATE", state),
+        ("READY", format!("{ready}/{}", group.len())),
         ("RESTARTS", restarts_text(restarts, last.unwrap_or(0))),
-        ("REASON", reason),
+        ("WHY", why),
     ])
 }
 
@@ -186,11 +207,11 @@ pub(super) fn reason(i: &pb::InstanceStatus) -> String {
     parts.join("; ")
 }
 
-fn row(i: &pb::InstanceStatus, name: String, look: Look, rates: &Rates) -> Row {
+fn row(i: &pb::InstanceStatus, name: String, rates: &Rates) -> Row {
     let live = i.pid != 0;
     let or_dash = |text: String| if live { text } else { "–".to_owned() };
     let cpu = rates.get(&i.name).copied().unwrap_or(i.cpu_ms.saturating_mul(1000) / i.up_ms.max(1));
-    let fds = if look.wide { of_limit(i.open_fds, i.fds_max) } else { i.open_fds.to_string() };
+    let fds = of_limit(i.open_fds, i.fds_max);
     Row::from([
         ("NAME", name),
         ("STATE", state_name(i.state)),
@@ -201,7 +222,7 @@ fn row(i: &pb::InstanceStatus, name: String, look: Look, rates: &Rates) -> Row {
         ("CPU", or_dash(format!("{}.{}%", cpu / 10, cpu % 10))),
         ("MEM", or_dash(bytes(i.memory_bytes))),
         ("FDS", or_dash(fds)),
-        ("REASON", reason(i)),
+        ("WHY", reason(i)),
     ])
 }
 
@@ -241,7 +262,7 @@ mod tests {
     #[test]
     fn table_shows_pools_as_trees_and_reasons() {
         let text = table(&snapshot(), look(None), &Rates::new());
-        assert!(text.lines().any(|l| l.starts_with("worker.user ") && l.contains("degraded 1/2") && l.contains("7 (12s ago)")), "{text}");
+        assert!(text.lines().any(|l| l.starts_with("worker.user ") && l.contains("degraded  1/2") && l.contains("7 (12s ago)")), "{text}");
         assert!(text.contains(" └ worker.user@1") && text.contains("exit 1; next try in 6.4 s"), "{text}");
         assert!(text.lines().nth(1).is_some_and(|l| l.starts_with("cluster ") && l.contains("1m5s")), "{text}");
         assert!(text.contains("pending restart: binary changed"), "{text}");
@@ -249,15 +270,23 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_loses_columns_in_order_and_cuts_reasons_last() {
+    fn a_narrow_terminal_loses_columns_in_order_and_no_reasons() {
         let full = table(&snapshot(), look(None), &Rates::new());
         let widest = full.lines().map(|l| l.chars().count()).max().unwrap();
         let shown = |width: usize| table(&snapshot(), look(Some(width)), &Rates::new()).lines().next().unwrap().to_owned();
         assert!(shown(widest).contains("FDS"));
-        assert!(!shown(widest - 1).contains("FDS") && shown(widest - 1).contains("CPU"));
-        assert!(!shown(widest - 8).contains("CPU") && shown(widest - 8).contains("MEM"));
-        let narrow = table(&snapshot(), look(Some(60)), &Rates::new());
-        assert!(narrow.lines().all(|l| l.chars().count() <= 60) && narrow.contains('…'), "{narrow}");
+        let mut gone: Vec<&str> = Vec::new();
+        for width in (20..widest).rev() {
+            let header = shown(width);
+            gone.extend(OPTIONAL.iter().filter(|c| !header.split(' ').any(|h| h == **c) && !gone.contains(c)).collect::<Vec<_>>());
+        }
+        assert_eq!(gone, OPTIONAL, "in this order");
+        for width in [40, 60, 80] {
+            let narrow = table(&snapshot(), look(Some(width)), &Rates::new());
+            assert!(narrow.lines().all(|l| l.chars().count() <= width), "{narrow}");
+            let words: Vec<&str> = narrow.split_whitespace().collect();
+            assert!(words.join(" ").contains("exit 1; next try in 6.4 s"), "no reason is lost: {narrow}");
+        }
     }
 
     #[test]
@@ -271,7 +300,7 @@ mod tests {
         let mut s = snapshot();
         s.instances.iter_mut().for_each(|i| i.set_state(State::Down));
         let text = table(&s, look(None), &Rates::new());
-        assert!(text.lines().any(|l| l.starts_with("worker.user ") && l.contains("down 0/2")), "{text}");
+        assert!(text.lines().any(|l| l.starts_with("worker.user ") && l.contains("down   0/2")), "{text}");
     }
 
     #[test]

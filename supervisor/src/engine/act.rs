@@ -105,7 +105,7 @@ impl Engine {
         if let Err(err) = self.ledger.intend(Intent { name: name.to_string(), generation, incarnation }) {
             tracing::error!(%err, "intent of a fork not saved");
         }
-        let slots = self.table.slots(name.daemon);
+        let slots = self.table.in_use(name.daemon);
         let killed = self.table.was_killed(name);
         let order = Order { config: &self.config, marker: &marker, slots, killed, public, cgroups: self.cgroups.as_ref() };
         let spawned = match spawn::spawn(order) {

@@ -229,6 +229,9 @@ impl Engine {
         if let Kind::Scale(daemon, slots) = request.kind {
             self.afford(daemon, slots)?;
         }
+        for (daemon, slots) in self.table.surge_need(&request) {
+            self.afford(daemon, slots)?;
+        }
         if request.kind == Kind::Start && self.listeners.is_closed() {
             let opened = Listeners::open(&self.config.public, &mut self.passed);
             self.listeners = opened.map_err(|e| Refusal::new(6, format!("start failed: {e}; nothing was started")))?;

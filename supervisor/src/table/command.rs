@@ -12,6 +12,7 @@ use super::op::{Op, Phase};
 use super::{Action, End, Instance, Kind, Refusal, Request, Table};
 use crate::backoff::Time;
 use crate::limits::{OPS_WAITING_MAX, SLOTS_MAX};
+use crate::names;
 
 impl Refusal {
     /// A refusal with the exit code for `wkctl`.
@@ -73,8 +74,11 @@ impl Table {
             Kind::Stop => self.stop_targets(request, targets),
             Kind::Restart | Kind::Roll => match targets.iter().find(|n| !self.wanted(**n) && !request.full()) {
                 Some(name) => Err(Refusal::new(64, format!("{name} is not running; use start"))),
-                None if request.full() && request.kind == Kind::Roll => Ok(targets.into_iter().filter(|n| self.wanted(*n)).collect()),
-                None => Ok(targets),
+                None if request.full() && request.kind == Kind::Roll => {
+                    let running = targets.into_iter().filter(|n| self.wanted(*n)).collect();
+                    self.check_surge(request, &running).map(|()| running)
+                }
+                None => self.check_surge(request, &targets).map(|()| targets),
             },
             Kind::Scale(daemon, slots) => self.check_scale(daemon, slots).map(|()| BTreeSet::new()),
         }
@@ -114,8 +118,7 @@ impl Table {
             }));
             let known = found.len() > before || self.instances.keys().any(|i| i.daemon.name() == name || Some(*i) == exact);
             if !known {
-                let all: Vec<&str> = self.spec.daemons.keys().map(|d| d.name()).collect();
-                return Err(Refusal::new(4, format!("no daemon or instance {name:?}; there are {}", all.join(", "))));
+                return Err(Refusal::new(4, names::unknown(name, &names::known(self.instances.keys().copied()))));
             }
         }
         Ok(found)

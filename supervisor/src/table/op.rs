@@ -53,7 +53,8 @@ impl Op {
 
     /// Part of what it changes.
     pub(super) fn covers(&self, name: InstanceName) -> bool {
-        self.full() || self.targets.contains(&name) || matches!(self.request.kind, Kind::Scale(daemon, _) if daemon == name.daemon)
+        let added = self.surges() == Some(name.daemon);
+        self.full() || added || self.targets.contains(&name) || matches!(self.request.kind, Kind::Scale(daemon, _) if daemon == name.daemon)
     }
 
     /// Daemons that no other operation may change meanwhile.
@@ -371,7 +372,8 @@ impl Table {
             }
         };
         let turns: Vec<InstanceName> = match &op.phase {
-            Phase::Roll(roll) => roll.current.iter().map(|t| t.name).collect(),
+            Phase::Roll(roll) if roll.current.is_empty() && roll.surge.proving.is_empty() => self.surge_waits(op),
+            Phase::Roll(roll) => roll.surge.proving.iter().chain(&roll.current).map(|t| t.name).collect(),
             Phase::Scale => self.instances.keys().filter(|n| op.covers(**n)).copied().collect(),
             _ => op.targets.iter().copied().collect(),
         };

@@ -9,6 +9,8 @@ use super::{Instance, Kind, Refusal, Request, Table};
 use crate::limits::{QUIESCE_DEADLINE, TERM_DEADLINE};
 use crate::timing::Timing;
 
+mod turns;
+
 /// One line of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
@@ -173,30 +175,6 @@ impl Table {
         }
         if plan.steps.is_empty() {
             plan.summary = "nothing of that runs".into();
-        }
-        plan
-    }
-
-    fn plan_turns(&self, request: &Request, targets: &BTreeSet<InstanceName>, experience: &Experience) -> Plan {
-        let pace = request.flags.roll;
-        let size = pace.max_unavailable.max(1) as usize;
-        let mut names: Vec<InstanceName> = targets.iter().filter(|n| !self.held.contains(n)).copied().collect();
-        let kept = if pace.canary > 0 { names.split_off(names.len().min(pace.canary as usize)) } else { Vec::new() };
-        let mut plan = Plan::default();
-        let (mut at, mut before) = (Some(Duration::ZERO), String::new());
-        while let Some(first) = names.first().copied() {
-            let count = names.iter().take(size).take_while(|n| n.daemon == first.daemon).count();
-            let batch: Vec<InstanceName> = names.drain(..count).collect();
-            let proved = if pace.min_ready.is_zero() { "ready".to_owned() } else { format!("ready for {:?}", pace.min_ready) };
-            let because = if before.is_empty() { "first".to_owned() } else { format!("{before} {proved}") };
-            before = list(batch);
-            plan.steps.push(Step { at, action: format!("replace {before}"), because });
-            at = at.and_then(|at| Some(at + experience.ready_after(first.daemon, Duration::ZERO)? + pace.min_ready));
-        }
-        plan.total = at;
-        plan.summary = "stops at the first one that is bad; the rest stays as it is".into();
-        if !kept.is_empty() {
-            plan.summary = format!("canary: ends there; left as they are: {}", list(kept));
         }
         plan
     }

@@ -60,12 +60,22 @@ pub struct Flags {
 /// How a roll proceeds. Zero means the default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pace {
-    /// Instances of one daemon that are replaced at a time; 0: one.
+    /// Instances of one daemon that are replaced at a time; 0: one, or as many as are added.
     pub max_unavailable: u32,
     /// Pause for good after so many; 0: none.
     pub canary: u32,
+    /// Slots that are added for the time of the roll, so that never less than the configured number is ready; 0: none.
+    pub surge: u32,
     /// Ready for this long before the next one.
     pub min_ready: Duration,
+}
+
+impl Pace {
+    /// Instances that are replaced at a time.
+    #[must_use]
+    pub fn size(self) -> u32 {
+        if self.max_unavailable > 0 { self.max_unavailable } else { self.surge.max(1) }
+    }
 }
 
 /// A command.

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use wk_types::InstanceName;
 
 use super::op::{Op, Phase};
+use super::surge::Surge;
 use super::{EndStep, Instance, Kind, Pace, Request, Rest, Table};
 use crate::backoff::Time;
 
@@ -13,7 +14,7 @@ use crate::backoff::Time;
 pub(super) struct Turn {
     pub(super) name: InstanceName,
     /// Generation that is replaced.
-    old: u64,
+    pub(super) old: u64,
 }
 
 /// A roll or partial restart under way.
@@ -25,6 +26,7 @@ pub(super) struct Roll {
     done: Vec<InstanceName>,
     skipped: Vec<String>,
     pace: Pace,
+    pub(super) surge: Surge,
     /// Exit code of a failure.
     code: u32,
     /// When the youngest of the current ones has been Ready for long enough.
@@ -33,8 +35,13 @@ pub(super) struct Roll {
 
 impl Roll {
     /// The canary has been taken.
-    fn paused(&self) -> bool {
+    pub(super) fn paused(&self) -> bool {
         self.pace.canary > 0 && self.taken >= self.pace.canary
+    }
+
+    /// Whose turn is next.
+    pub(super) fn next(&self) -> Option<InstanceName> {
+        self.queue.front().copied()
     }
 }
 
@@ -43,12 +50,13 @@ impl Table {
         let roll = request.kind == Kind::Roll;
         let pace = if roll { request.flags.roll } else { Pace::default() };
         Roll {
-            queue: targets.iter().copied().collect(),
+            queue: self.turn_order(targets, pace).into(),
             current: Vec::new(),
             taken: 0,
             done: Vec::new(),
             skipped: Vec::new(),
-            pace: Pace { max_unavailable: pace.max_unavailable.max(1), ..pace },
+            pace: Pace { max_unavailable: pace.size(), ..pace },
+            surge: Surge::new(pace.surge),
             code: if roll { 8 } else { 5 },
             deadline: None,
         }
@@ -56,7 +64,7 @@ impl Table {
 
     /// Why an instance is passed over.
     fn skips(&self, name: InstanceName) -> Option<&'static str> {
-        let instance = self.instances.get(&name).filter(|_| self.wanted(name));
+        let instance = self.instances.get(&name).filter(|_| self.wanted(name) && name.slot < self.slots(name.daemon));
         let Some(instance) = instance else { return Some("is not wanted any more") };
         if self.held.contains(&name) {
             return Some("is held");
@@ -65,31 +73,54 @@ impl Table {
         instance.run.as_ref().is_some_and(|r| r.times.activate.is_none() && r.ending.is_none()).then_some("was not running yet")
     }
 
+    /// Wanted, by the configuration or for the time of this roll, and not only until its share has moved.
+    fn stays(&self, name: InstanceName) -> bool {
+        self.wanted(name) && name.slot < self.in_use(name.daemon)
+    }
+
     pub(super) fn progress_roll(&mut self, now: Time, op: &Op, mut roll: Roll) -> bool {
         let before = roll.clone();
         roll.deadline = None;
-        for turn in std::mem::take(&mut roll.current) {
-            match self.judge(now, turn, &roll) {
-                Verdict::Bad(text) => return self.fail_roll(op, &roll, turn.name, &text),
-                Verdict::Good => {
-                    self.op_text(op.id, Some(turn.name), format!("proved ({} of {})", roll.done.len() + 1, op.targets.len()));
-                    roll.done.push(turn.name);
-                }
-                Verdict::Away(text) => roll.skipped.push(format!("{} {text}", turn.name)),
-                Verdict::Wait(until) => {
-                    roll.deadline = roll.deadline.into_iter().chain(until).min();
-                    roll.current.push(turn);
-                }
-            }
+        if let Err((name, text)) = self.judge_all(now, op, &mut roll) {
+            return self.fail_roll(op, &roll, name, &text);
         }
+        if let Some((name, text)) = self.surge_failure(&roll) {
+            return self.fail_roll(op, &roll, name, &text);
+        }
+        self.lift(op, &mut roll);
         self.take_turns(now, op, &mut roll);
-        if roll.current.is_empty() && (roll.queue.is_empty() || roll.paused()) {
+        if roll.current.is_empty() && roll.surge.is_over() && (roll.queue.is_empty() || roll.paused()) {
             self.close_op(op.id, 0, finished(&roll, op.request.kind));
             return true;
         }
         let changed = Roll { deadline: None, ..before } != Roll { deadline: None, ..roll.clone() };
         self.set_phase(op.id, Phase::Roll(roll));
+        self.add_slots();
         changed
+    }
+
+    /// What has become of the turns under way, those of added slots first; the first bad one with its reason.
+    fn judge_all(&mut self, now: Time, op: &Op, roll: &mut Roll) -> Result<(), (InstanceName, String)> {
+        let added = std::mem::take(&mut roll.surge.proving).into_iter().map(|turn| (turn, true));
+        let turns: Vec<(Turn, bool)> = added.chain(std::mem::take(&mut roll.current).into_iter().map(|turn| (turn, false))).collect();
+        for (turn, added) in turns {
+            match self.judge(now, turn, roll) {
+                Verdict::Bad(text) => return Err((turn.name, text)),
+                Verdict::Good if added => self.op_text(op.id, Some(turn.name), "proved, takes its share".into()),
+                Verdict::Good => {
+                    self.op_text(op.id, Some(turn.name), format!("proved ({} of {})", roll.done.len() + 1, op.targets.len()));
+                    roll.done.push(turn.name);
+                }
+                Verdict::Away(_) if added => {}
+                Verdict::Away(text) => roll.skipped.push(format!("{} {text}", turn.name)),
+                Verdict::Wait(until) => {
+                    roll.deadline = roll.deadline.into_iter().chain(until).min();
+                    let kept = if added { &mut roll.surge.proving } else { &mut roll.current };
+                    kept.push(turn);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn take_turns(&mut self, now: Time, op: &Op, roll: &mut Roll) {
@@ -97,7 +128,8 @@ impl Table {
             let full = roll.current.len() >= roll.pace.max_unavailable as usize;
             // Different daemons are never away together.
             let other = roll.current.first().is_some_and(|t| t.name.daemon != next.daemon);
-            if roll.paused() || full || other || self.instances.get(&next).is_some_and(|i| matches!(i.rest, Rest::Spawning)) {
+            let room = self.spares(roll, next);
+            if roll.paused() || full || other || !room || self.instances.get(&next).is_some_and(|i| matches!(i.rest, Rest::Spawning)) {
                 break;
             }
             roll.queue.pop_front();
@@ -110,12 +142,14 @@ impl Table {
             instance.clear();
             roll.current.push(Turn { name: next, old: instance.generation });
             roll.taken += 1;
+            let missed = roll.surge.count > 0 && self.instances.get(&next).is_some_and(Instance::ready);
             self.end(now, next, None, EndStep::Term);
+            debug_assert!(!missed || self.ready_slots(next.daemon) >= usize::from(self.slots(next.daemon)), "{next} would be missed");
         }
     }
 
     fn judge(&self, now: Time, turn: Turn, roll: &Roll) -> Verdict {
-        let Some(instance) = self.instances.get(&turn.name).filter(|_| self.wanted(turn.name)) else {
+        let Some(instance) = self.instances.get(&turn.name).filter(|_| self.stays(turn.name)) else {
             return Verdict::Away("is not wanted any more");
         };
         if self.held.contains(&turn.name) && instance.run.is_none() {
@@ -154,9 +188,11 @@ impl Table {
             "nothing was left to do after it".to_owned()
         } else {
             let list = left.join(" ");
-            format!("left as they were: {list}; to go on: wkctl {} {name} {list}", op.request.kind.name())
+            // An added slot does not stay: to go on means those that were to be replaced.
+            let again = if self.adds(roll, name) { list.clone() } else { format!("{name} {list}") };
+            format!("left as they were: {list}; to go on: wkctl {} {again}{}", op.request.kind.name(), surge_option(roll))
         };
-        self.close_op(op.id, roll.code, format!("{name} failed: {text}; {rest}"));
+        self.close_op(op.id, roll.code, format!("{name} failed: {text}; {rest}{}", self.surge_rest(roll)));
         true
     }
 
@@ -202,5 +238,10 @@ fn finished(roll: &Roll, kind: Kind) -> String {
         return format!("{word} {count}{skipped}");
     }
     let left: Vec<String> = roll.queue.iter().map(ToString::to_string).collect();
-    format!("canary: rolled {count}{skipped}; to go on: wkctl roll {}", left.join(" "))
+    format!("canary: rolled {count}{skipped}; to go on: wkctl roll {}{}", left.join(" "), surge_option(roll))
+}
+
+/// The option that makes a second command do as the first.
+fn surge_option(roll: &Roll) -> String {
+    if roll.surge.count == 0 { String::new() } else { format!(" --surge {}", roll.surge.count) }
 }

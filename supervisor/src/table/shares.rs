@@ -65,12 +65,12 @@ impl Table {
     pub(super) fn slots_needed(&self, host: Daemon) -> u16 {
         let shares = self.spec.housed(host).map(|pool| self.share(pool));
         let next = self.shift.filter(|s| self.spec.housed(host).any(|pool| pool == s.pool)).map(|s| s.to);
-        shares.chain(next).chain([self.slots(host)]).max().unwrap_or(1)
+        shares.chain(next).chain([self.in_use(host)]).max().unwrap_or(1)
     }
 
     /// The share is what is wanted.
     pub(super) fn share_settled(&self, host: Daemon) -> bool {
-        self.spec.housed(host).all(|pool| self.share(pool) == self.slots(host))
+        self.spec.housed(host).all(|pool| self.share(pool) == self.in_use(host))
     }
 
     /// A process has done what the table of this epoch asks.
@@ -127,9 +127,9 @@ impl Table {
     fn begin_shift(&mut self, now: Time) -> bool {
         let hosts: Vec<Daemon> = self.spec.daemons.keys().copied().collect();
         let differing = hosts.iter().flat_map(|host| self.spec.housed(*host).map(|pool| (*host, pool)));
-        let differing: Vec<(Daemon, Daemon)> = differing.filter(|(host, pool)| self.share(*pool) != self.slots(*host)).collect();
+        let differing: Vec<(Daemon, Daemon)> = differing.filter(|(host, pool)| self.share(*pool) != self.in_use(*host)).collect();
         for (host, pool) in differing {
-            let to = self.slots(host);
+            let to = self.in_use(host);
             if !self.admitted {
                 // Nobody sends anything yet, or any more.
                 self.shares.insert(pool, to);
@@ -156,9 +156,12 @@ impl Table {
         }
     }
 
-    /// What a scale waits for, in words.
+    /// What a scale, or a roll with added slots, waits for, in words.
     pub(super) fn shift_text_of(&self, op: &Op) -> Option<String> {
-        let Kind::Scale(host, _) = op.kind() else { return None };
+        let host = match op.kind() {
+            Kind::Scale(host, _) => host,
+            _ => op.surges()?,
+        };
         let shift = self.shift.filter(|s| self.spec.housed(host).any(|pool| pool == s.pool))?;
         let late: Vec<String> = self.behind().take(3).map(|n| n.to_string()).collect();
         Some(format!("buckets of {} move to {} slots: waits for {}", shift.pool, shift.to, late.join(", ")))

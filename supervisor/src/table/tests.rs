@@ -43,6 +43,7 @@ struct World {
 }
 
 mod shares;
+mod surge;
 
 fn at(daemon: Daemon) -> InstanceName {
     InstanceName { daemon, slot: 0 }
@@ -373,7 +374,7 @@ enum Step {
     Start(Option<usize>),
     Stop(Option<usize>, bool),
     Restart(Option<usize>),
-    Roll(Option<usize>, u32, u32),
+    Roll(Option<usize>, u32, u32, u32),
     Alone(usize),
     Cancel(u64),
     Hold(usize),
@@ -398,7 +399,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop::option::of(who.clone()).prop_map(Step::Start),
         2 => (prop::option::of(who.clone()), any::<bool>()).prop_map(|(w, f)| Step::Stop(w, f)),
         2 => prop::option::of(who.clone()).prop_map(Step::Restart),
-        2 => (prop::option::of(who.clone()), 0..3u32, 0..3u32).prop_map(|(w, u, c)| Step::Roll(w, u, c)),
+        2 => (prop::option::of(who.clone()), 0..3u32, 0..3u32, 0..3u32).prop_map(|(w, u, c, s)| Step::Roll(w, u, c, s)),
         1 => who.clone().prop_map(Step::Alone),
         1 => (0..6u64).prop_map(Step::Cancel),
         1 => who.clone().prop_map(Step::Hold),
@@ -435,8 +436,8 @@ impl World {
             Step::Start(w) => op(self, Kind::Start, name(self, w), Flags::default()),
             Step::Stop(w, fast) => op(self, Kind::Stop, name(self, w), Flags { fast, cascade: true, ..Default::default() }),
             Step::Restart(w) => op(self, Kind::Restart, name(self, w), Flags::default()),
-            Step::Roll(w, max_unavailable, canary) => {
-                let roll = Pace { max_unavailable, canary, min_ready: Duration::from_secs(2) };
+            Step::Roll(w, max_unavailable, canary, surge) => {
+                let roll = Pace { max_unavailable, canary, surge, min_ready: Duration::from_secs(2) };
                 op(self, Kind::Roll, name(self, w), Flags { roll, ..Default::default() });
             }
             Step::Alone(w) => op(self, Kind::Stop, name(self, Some(w)), Flags { force_alone: true, ..Default::default() }),

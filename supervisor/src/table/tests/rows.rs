@@ -13,7 +13,7 @@ fn slot(daemon: Daemon, slot: u16) -> InstanceName {
 }
 
 fn pace(max_unavailable: u32, canary: u32) -> Flags {
-    Flags { roll: Pace { max_unavailable, canary, min_ready: Duration::from_secs(2) }, ..Flags::default() }
+    Flags { roll: Pace { max_unavailable, canary, min_ready: Duration::from_secs(2), ..Pace::default() }, ..Flags::default() }
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub enum Cause {
     Identity(String),
     /// It ended well before it was ready and left a process behind.
     Daemonised,
+    /// It said for longer than its policy allows that it cannot take work.
+    Unready,
 }
 
 impl Cause {
@@ -58,7 +60,7 @@ impl Cause {
             Self::Exit(Exit::Code(code)) => PERMANENT_CODES.contains(code),
             Self::Spawn { permanent, .. } => *permanent,
             Self::Identity(_) | Self::Daemonised => true,
-            Self::Exit(_) | Self::StartTimeout | Self::Hang(_) => false,
+            Self::Exit(_) | Self::StartTimeout | Self::Hang(_) | Self::Unready => false,
         }
     }
 
@@ -82,6 +84,7 @@ impl Cause {
             Self::Hang(_) => "hang",
             Self::Identity(_) => "identity",
             Self::Daemonised => "daemonised",
+            Self::Unready => "unready",
         }
     }
 }
@@ -134,6 +137,7 @@ impl fmt::Display for Cause {
             Self::StartTimeout => f.write_str("not ready before the start timeout"),
             Self::Hang(how) => write!(f, "hang: {how}"),
             Self::Daemonised => f.write_str("exit 0, and left a process behind: must run in the foreground"),
+            Self::Unready => f.write_str("said for too long that it cannot take work (unreadyRestart)"),
             Self::Identity(text) => write!(f, "health socket answered by another process: {text}"),
         }
     }

@@ -9,7 +9,7 @@ use wk_types::{Daemon, Pool};
 
 use crate::cgroup::{Choice, Limits};
 use crate::roles::Policy;
-use crate::spec::{RestartPolicy, Spec};
+use crate::spec::{Orphans, RestartPolicy, Spec};
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone, Default)]
@@ -256,6 +256,11 @@ fn spec(config: &wk_config::Config) -> Spec {
         spec.start_timeout_max = policy.start_timeout_max.unwrap_or(spec.start_timeout_max);
         spec.hard_stop = policy.hard_stop_timeout.or(spec.hard_stop);
         spec.max_restarts = policy.max_restarts;
+        spec.unready_restart = policy.unready_restart;
+        spec.orphans = match policy.orphans {
+            wk_config::Orphans::Adopt => Orphans::Adopt,
+            wk_config::Orphans::Kill => Orphans::Kill,
+        };
         spec.files_max = policy.files_max;
         spec.limits = Limits { memory_max: policy.memory_max.map(|size| size.0), pids_max: policy.pids_max, cpu_weight: policy.cpu_weight };
         spec.restart = match policy.restart {

@@ -58,6 +58,8 @@ pub enum Cause {
     Hang,
     /// Another process answered.
     Identity,
+    /// Said for too long that it cannot take work.
+    Unready,
     /// Did not end in time.
     Deadline,
     /// The kernel does not let it go.
@@ -96,6 +98,7 @@ impl Cause {
             Self::StartTimeout => "start-timeout",
             Self::Hang => "hang",
             Self::Identity => "identity",
+            Self::Unready => "unready",
             Self::Deadline => "deadline",
             Self::NotKillable => "not-killable",
             Self::Command => "command",
@@ -117,6 +120,7 @@ impl Cause {
             "start-timeout" => Self::StartTimeout,
             "hang" => Self::Hang,
             "identity" => Self::Identity,
+            "unready" => Self::Unready,
             _ => Self::Unknown,
         }
     }

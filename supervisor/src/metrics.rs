@@ -8,7 +8,7 @@ use wk_telemetry::{CounterVec, Histogram, IntCounter, Metrics};
 use crate::cause::Cause;
 use crate::table::Sig;
 
-const CAUSES: [&str; 9] = ["exit", "signal", "unknown", "spawn", "start-timeout", "hang", "identity", "oom", "daemonised"];
+const CAUSES: [&str; 10] = ["exit", "signal", "unknown", "spawn", "start-timeout", "hang", "identity", "oom", "daemonised", "unready"];
 const SIGNALS: [&str; 3] = ["term", "abort", "kill"];
 const RESULTS: [&str; 2] = ["ok", "failed"];
 

@@ -85,7 +85,7 @@ const READERS: [(&str, &[Daemon]); 33] = [
     ("plugin", &[Daemon::PluginHost]),
 ];
 
-const LIMITS: [&str; 4] = ["memoryMax", "pidsMax", "cpuWeight", "filesMax"];
+const LIMITS: [&str; 5] = ["memoryMax", "pidsMax", "cpuWeight", "filesMax", "orphans"];
 
 /// Keys that only the next supervisor can follow.
 const OWN: [&str; 10] = [
@@ -101,7 +101,7 @@ const OWN: [&str; 10] = [
     "supervisor.viewerGroup",
 ];
 
-/// Limits are set when a process is made: `supervisor.daemons.<daemon>.<limit>`.
+/// Limits, and its bond to us, are set when a process is made: `supervisor.daemons.<daemon>.<limit>`.
 fn limit_of(key: &str) -> Option<Daemon> {
     let (daemon, field) = key.strip_prefix("supervisor.daemons.")?.rsplit_once('.')?;
     LIMITS.contains(&field).then(|| daemon.parse().ok()).flatten()

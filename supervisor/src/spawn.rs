@@ -18,7 +18,7 @@ use crate::cause::Cause;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::limits::LOG_BYTES_MAX;
-use crate::spec::DaemonSpec;
+use crate::spec::{DaemonSpec, Orphans};
 use crate::sys::{EXECUTE, LaunchError, Program};
 
 /// A fresh process.
@@ -84,6 +84,8 @@ pub fn spawn(mut order: Order<'_>) -> Result<Spawned, Cause> {
         group,
         files_max: spec.files_max,
         oom_score: spec.oom_score,
+        // This is the main thread: it lives as long as the process.
+        dies_with: (spec.orphans == Orphans::Kill).then(rustix::process::getpid),
     };
     let began = Instant::now();
     let (pid, pidfd) = program.launch().map_err(|e| launch_error(&exe, &e))?;

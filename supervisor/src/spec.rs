@@ -37,6 +37,10 @@ pub struct DaemonSpec {
     pub restart: RestartPolicy,
     /// Restarts before it is given up; 0: never given up.
     pub max_restarts: u32,
+    /// Set: ended and restarted when it has said for this long that it cannot take work.
+    pub unready_restart: Option<Duration>,
+    /// What becomes of it when we die.
+    pub orphans: Orphans,
     /// Bounds by its control group, where there is one.
     pub limits: Limits,
     /// Limit of descriptors; not set: that of the supervisor.
@@ -54,6 +58,15 @@ pub enum RestartPolicy {
     OnFailure,
     /// None.
     Never,
+}
+
+/// What becomes of a daemon when its supervisor dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orphans {
+    /// It goes on, the next supervisor takes it over.
+    Adopt,
+    /// The kernel sends it a SIGTERM, the next supervisor waits for its end.
+    Kill,
 }
 
 impl DaemonSpec {
@@ -109,6 +122,8 @@ impl Spec {
             hard_stop: None,
             restart: RestartPolicy::Always,
             max_restarts: 0,
+            unready_restart: None,
+            orphans: Orphans::Adopt,
             limits: Limits::default(),
             files_max: None,
             oom_score: 200,

@@ -34,6 +34,8 @@ pub(crate) struct Program {
     pub(crate) files_max: Option<u64>,
     /// Who goes first when memory runs out. Raising needs no right; where lowering does, the score stays.
     pub(crate) oom_score: i16,
+    /// Its parent: the kernel sends it a SIGTERM when the thread that bears it dies.
+    pub(crate) dies_with: Option<Pid>,
 }
 
 /// A step on the way to the program that failed. Nothing lives then.
@@ -150,6 +152,14 @@ impl Birth<'_> {
         if let Some(max) = self.program.files_max {
             let limit = Rlimit { current: Some(max), maximum: Some(max) };
             rustix::process::setrlimit(Resource::Nofile, limit).map_err(at("limit of descriptors"))?;
+        }
+        if let Some(parent) = self.program.dies_with {
+            let set = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM);
+            set.map_err(|e| ("signal of the parent's death", Errno::from_raw_os_error(e as i32)))?;
+            // It may have died before: then nobody sends anything any more.
+            if rustix::process::getppid() != Some(parent) {
+                return Err(("parent", Errno::SRCH));
+            }
         }
         nix::sys::prctl::set_no_new_privs().map_err(|e| ("no_new_privs", Errno::from_raw_os_error(e as i32)))?;
         rustix::process::chdir(c"/").map_err(at("chdir"))?;
@@ -294,7 +304,19 @@ mod tests {
         let null = || OwnedFd::from(File::open("/dev/null").unwrap());
         let fds = vec![(0, null()), (1, out.try_clone().unwrap().into()), (2, null())];
         let args = std::iter::once(path).chain(args.iter().copied()).map(text).collect();
-        (Program { path: text(path), args, env: vec![text("A=b")], fds, group: None, files_max: Some(100), oom_score: 7 }, out)
+        (
+            Program {
+                path: text(path),
+                args,
+                env: vec![text("A=b")],
+                fds,
+                group: None,
+                files_max: Some(100),
+                oom_score: 7,
+                dies_with: None,
+            },
+            out,
+        )
     }
 
     fn end(handle: &OwnedFd) -> Option<i32> {
@@ -345,5 +367,22 @@ mod tests {
             waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap().terminating_signal(),
             Some(libc::SIGKILL)
         );
+    }
+
+    #[test]
+    fn row_41_a_bound_child_hears_of_the_end_of_the_thread_that_bore_it() {
+        let own = rustix::process::getpid();
+        let (program, _out) = program("/bin/sleep", &["1000"]);
+        let born = std::thread::spawn(move || Program { dies_with: Some(own), ..program }.launch().unwrap());
+        let (_, handle) = born.join().unwrap();
+        let end = waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
+        assert_eq!(end.terminating_signal(), Some(libc::SIGTERM));
+    }
+
+    #[test]
+    fn row_41_a_child_whose_parent_is_gone_already_does_not_begin() {
+        let (program, _out) = program("/bin/sleep", &["1000"]);
+        let failed = Program { dies_with: Some(Pid::INIT), ..program }.launch().unwrap_err();
+        assert_eq!((failed.step, failed.source.raw_os_error()), ("parent", Some(libc::ESRCH)));
     }
 }

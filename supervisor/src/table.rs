@@ -35,6 +35,7 @@ mod shares;
 mod surge;
 #[cfg(test)]
 mod tests;
+mod unready;
 
 pub use command::Waiting;
 pub use describe::{InstanceView, Overall};
@@ -219,6 +220,7 @@ impl Table {
             let before = self.out.len();
             self.looks(now);
             self.deadlines(now);
+            self.unready(now);
             for name in self.names() {
                 self.converge(now, name);
             }
@@ -246,7 +248,8 @@ impl Table {
             (None, Rest::Backoff { until, .. }) if self.wanted(i.name) && !self.held.contains(&i.name) => Some(*until),
             _ => None,
         });
-        let others = self.ops.iter().filter_map(Op::deadline).chain(self.next_look()).chain(self.shift_deadline());
+        let others =
+            self.ops.iter().filter_map(Op::deadline).chain(self.next_look()).chain(self.shift_deadline()).chain(self.next_unready());
         runs.chain(others).min()
     }
 

@@ -29,7 +29,7 @@ impl Engine {
         if taken > 0 {
             self.hold_until = Some(Instant::now() + ADOPT_HOLD);
         }
-        let adopted = self.table.instances().filter(|i| i.run.as_ref().is_some_and(|r| r.adopted)).count();
+        let adopted = self.table.instances().filter(|i| i.run.as_ref().is_some_and(|r| r.adopted && !r.bound)).count();
         if adopted > 0 {
             self.counters.adopted.inc_by(adopted as u64);
             self.console.line(&format!("adopted {adopted} processes of an earlier supervisor"));

@@ -8,6 +8,7 @@ use super::{Action, EndStep, Ending, Fact, LastEnd, Outcome, Rest, Run, Stop, Ta
 use crate::backoff::{Crash, Time};
 use crate::cause::{Cause, Exit};
 use crate::limits::LIVE_MISSES;
+use crate::spec::Orphans;
 
 impl Table {
     pub(super) fn fact(&mut self, now: Time, name: InstanceName, fact: Fact) {
@@ -16,7 +17,8 @@ impl Table {
             Fact::Spawned { pid, incarnation, began, exec } => {
                 instance.rest = Rest::Idle;
                 instance.last_incarnation = incarnation;
-                instance.run = Some(Run::new(pid, incarnation, began, exec));
+                let bound = self.spec.daemons.get(&name.daemon).is_some_and(|s| s.orphans == Orphans::Kill);
+                instance.run = Some(Run { bound, ..Run::new(pid, incarnation, began, exec) });
             }
             Fact::SpawnFailed(cause) => {
                 instance.rest = Rest::Idle;

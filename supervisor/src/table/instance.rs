@@ -184,6 +184,12 @@ pub struct Run {
     pub left_behind: bool,
     /// Work seen while a deadline runs.
     pub progress: Progress,
+    /// The kernel sends it a SIGTERM when the supervisor that started it dies.
+    #[serde(default)]
+    pub bound: bool,
+    /// It says since then that it cannot take work, and may be restarted for it.
+    #[serde(default)]
+    pub unready: Option<Time>,
     /// Highest epoch of the node table that it has met; it says so again to a successor.
     #[serde(skip)]
     pub met: u64,
@@ -206,6 +212,8 @@ impl Run {
             unconfirmed: None,
             left_behind: false,
             progress: Progress::new(spawn),
+            bound: false,
+            unready: None,
             met: 0,
         }
     }

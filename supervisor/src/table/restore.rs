@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use wk_types::{Daemon, InstanceName};
 
-use super::{Flags, Instance, Kind, Request, Rest, Run, Table};
+use super::{Action, EndStep, Ending, Flags, Instance, Kind, Request, Rest, Run, Sig, Table};
 use crate::backoff::Time;
+use crate::spec::Orphans;
 use crate::timing::Timing;
 
 /// What the node is to be, without its processes.
@@ -129,13 +130,29 @@ impl Table {
             run.adopt(now);
             run.admitted &= self.admitted;
         }
+        let leaves = self.leaves_as_orphan(now, &mut instance, live);
         let (name, listed) = (instance.name, live || self.instances.contains_key(&instance.name));
         if listed {
             self.instances.insert(name, instance);
             if live {
-                self.note(name, false, "adopted".into());
+                let text = if leaves { "outlived its supervisor, its end is waited for" } else { "adopted" };
+                self.note(name, false, text.into());
             }
         }
+    }
+
+    /// By the policy of its daemon it ends with the supervisor that started it: that is a planned end, also when it is over already. The
+    /// kernel has told a bound process; whoever was started under another policy is told now.
+    fn leaves_as_orphan(&mut self, now: Time, instance: &mut Instance, live: bool) -> bool {
+        let (name, generation) = (instance.name, instance.generation);
+        let deadline = now + self.step_time(name, EndStep::Term);
+        let killed = self.spec.daemons.get(&name.daemon).is_some_and(|s| s.orphans == Orphans::Kill);
+        let Some(run) = instance.run.as_mut().filter(|r| (r.bound || killed) && r.ending.is_none()) else { return false };
+        run.ending = Some(Ending { cause: None, step: EndStep::Term, deadline, began: now });
+        if live && !run.bound {
+            self.out.push(Action::Signal(name, generation, Sig::Term));
+        }
+        true
     }
 
     /// Takes back a slot whose process is still our child, after an exec of ourselves.
@@ -158,7 +175,9 @@ impl Table {
         instance.generation = instance.generation.max(generation);
         instance.last_incarnation = incarnation;
         instance.rest = Rest::Idle;
-        instance.run = Some(Run::new(pid, incarnation, now, std::time::Duration::ZERO));
+        // What no record says is as the policy says now.
+        let bound = self.spec.daemons.get(&name.daemon).is_some_and(|s| s.orphans == Orphans::Kill);
+        instance.run = Some(Run { bound, ..Run::new(pid, incarnation, now, std::time::Duration::ZERO) });
         self.adopt(now, instance, true);
     }
 

@@ -10,6 +10,7 @@ use super::*;
 use crate::cause::{Cause, Exit};
 
 mod faults;
+mod policies;
 mod published;
 mod rows;
 

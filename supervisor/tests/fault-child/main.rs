@@ -14,7 +14,7 @@
 //! | `hang-on-usr1` | blocks its executor for ever on SIGUSR1 |
 //! | `health-closes=MS` | closes its health socket that long after its start, and lives on |
 //! | `flood=MIB` | writes that much to standard error at the start |
-//! | `unready` | after its activation: ready, then not |
+//! | `unready-after=MS` | ready after its activation, and not any more that long after it |
 //! | `ignore-term` | does not end on SIGTERM |
 //! | `drain=MS` | takes that long to end |
 //! | `wrong-nonce` | answers as somebody else |
@@ -83,7 +83,8 @@ impl Child {
         if !self.has("never-ready") {
             self.say(true).await;
         }
-        if self.has("unready") {
+        if let Some(after) = self.ms("unready-after") {
+            tokio::time::sleep(after).await;
             self.say(false).await;
         }
         if let Some(after) = self.ms("crash") {

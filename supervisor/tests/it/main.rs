@@ -7,6 +7,7 @@ mod crash;
 mod faults;
 mod names;
 mod node;
+mod policies;
 mod process;
 mod reexec;
 mod roll;

@@ -84,6 +84,7 @@ parsed! {
     ListenAddr: "an address to listen on, such as 0.0.0.0:5100", ListenAddr::parse, ToString::to_string;
     Role: "replica or proxy", Role::parse, |r| r.name().into();
     Restart: "always, on-failure or never", Restart::parse, |r| r.name().into();
+    Orphans: "adopt or kill", Orphans::parse, |o| o.name().into();
     crate::ProxyMode: "auto, off or required", crate::ProxyMode::parse, |m| m.name().into();
     crate::Mode: "debug, release, bench or test", crate::Mode::parse, |m| m.name().into();
 }
@@ -424,6 +425,17 @@ named! {
         OnFailure = "on-failure",
         /// Never.
         Never = "never",
+    }
+}
+
+named! {
+    /// What becomes of a daemon when its supervisor dies.
+    Orphans {
+        /// It goes on, and the next supervisor takes it over.
+        #[default]
+        Adopt = "adopt",
+        /// The kernel sends it a SIGTERM; the next supervisor waits for its end and starts another.
+        Kill = "kill",
     }
 }
 

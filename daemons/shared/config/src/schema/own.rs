@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{h, ms, s};
-use crate::value::{ByteSize, HostPort, ListenAddr, PeerNode, Restart, Role, Secret, named};
+use crate::value::{ByteSize, HostPort, ListenAddr, Orphans, PeerNode, Restart, Role, Secret, named};
 
 section! {
     /// Cluster.
@@ -238,6 +238,10 @@ section! {
         hard_stop_timeout: Option<Duration> = None, "hardStopTimeout";
         /// Restarts before it is given up; 0: never given up.
         max_restarts: u32 = 0, "maxRestarts";
+        /// Restart of a daemon that has said for this long that it cannot take work, while all it requires is ready; not set: it is left alone.
+        unready_restart: Option<Duration> = None, "unreadyRestart";
+        /// What becomes of it when the supervisor dies. Default adopt.
+        orphans: Orphans = Orphans::Adopt, "orphans";
         /// Memory limit of the daemon's cgroup; not set: none.
         memory_max: Option<ByteSize> = None, "memoryMax";
         /// Processes and threads in the daemon's cgroup; not set: no limit.

@@ -1,0 +1,119 @@
+//! Policies of single daemons: restart of the unready, end with the supervisor.
+
+use super::*;
+use crate::spec::Orphans;
+
+const API: Daemon = Daemon::Api;
+
+fn with_policy(change: impl FnOnce(&mut crate::spec::DaemonSpec)) -> Spec {
+    let mut spec = Spec::standard(Duration::from_secs(60));
+    change(spec.daemons.get_mut(&API).unwrap());
+    spec
+}
+
+fn impatient() -> World {
+    let mut world = World::of(with_policy(|d| d.unready_restart = Some(Duration::from_secs(30))));
+    world.start();
+    world.fact(at(API), Fact::Serving(false));
+    world
+}
+
+fn generation(world: &World) -> u64 {
+    world.table.view(world.now, at(API)).unwrap().generation
+}
+
+#[test]
+fn row_11_who_cannot_take_work_for_too_long_is_restarted_when_its_policy_says_so() {
+    let mut world = impatient();
+    world.pass(20_000);
+    world.fact(at(API), Fact::Serving(true));
+    world.fact(at(API), Fact::Serving(false));
+    world.pass(29_000);
+    assert_eq!((world.state(at(API)), generation(&world)), (State::Degraded, 1), "its clock begins anew");
+    world.pass(2_000);
+    let view = world.table.view(world.now, at(API)).unwrap();
+    assert_eq!((view.state, view.generation, view.restarts), (State::Ready, 2, 1));
+}
+
+#[test]
+fn row_11_nobody_is_restarted_for_what_he_requires() {
+    let mut world = impatient();
+    world.missing.push(Daemon::Cluster);
+    world.die(Daemon::Cluster, Exit::Code(1));
+    world.pass(100_000);
+    assert_eq!((world.state(at(API)), generation(&world)), (State::Degraded, 1));
+    world.missing.clear();
+    world.begin(Kind::Start, &["cluster"], Flags::default()).unwrap();
+    world.pass(29_000);
+    assert_eq!(generation(&world), 1);
+    world.pass(2_000);
+    assert_eq!(generation(&world), 2);
+}
+
+#[test]
+fn row_11_who_is_held_is_left_alone() {
+    let mut world = impatient();
+    world.table.hold(&["api".to_owned()]).unwrap();
+    world.pass(100_000);
+    assert_eq!((world.state(at(API)), generation(&world)), (State::Degraded, 1));
+}
+
+/// What `first` leaves to a supervisor with this graph, which finds everybody alive, or the api dead.
+fn successor(first: &World, spec: Spec, alive: bool) -> World {
+    let mut next = World::of(spec);
+    next.now = first.now;
+    next.table.inherit(first.table.desired(), &BTreeMap::new());
+    next.live = first.live.clone();
+    for instance in first.table.instances() {
+        let live = alive || instance.name != at(API);
+        next.table.adopt(next.now, instance.clone(), live);
+    }
+    for instance in first.table.instances().filter(|i| i.name != at(API)) {
+        next.fact(instance.name, Fact::Serving(true));
+    }
+    next
+}
+
+#[test]
+fn row_41_a_bound_daemon_is_waited_for_and_its_end_is_no_crash() {
+    let kill = || with_policy(|d| d.orphans = Orphans::Kill);
+    let mut first = World::of(kill());
+    first.start();
+    // The kernel has told it already: a second signal would cut its drain short.
+    let mut world = successor(&first, kill(), true);
+    world.turn();
+    assert_eq!((world.state(at(API)), generation(&world)), (State::Draining, 1));
+    world.die(API, Exit::Code(0));
+    world.pass(100);
+    let view = world.table.view(world.now, at(API)).unwrap();
+    assert_eq!((view.state, view.generation, view.restarts), (State::Ready, 2, 0));
+
+    let mut world = successor(&first, kill(), true);
+    world.pass(10_000);
+    world.pass(100);
+    assert_eq!((world.state(at(API)), generation(&world)), (State::Ready, 2), "killed at its deadline");
+
+    let mut world = successor(&first, kill(), false);
+    world.die(API, Exit::Unknown);
+    world.pass(100);
+    let view = world.table.view(world.now, at(API)).unwrap();
+    assert_eq!((view.state, view.generation, view.restarts), (State::Ready, 2, 0), "it left while nobody watched");
+}
+
+#[test]
+fn row_41_a_changed_policy_holds_for_who_was_started_before_it() {
+    let adopt = || with_policy(|_| {});
+    let kill = || with_policy(|d| d.orphans = Orphans::Kill);
+    let mut first = World::of(adopt());
+    first.start();
+    let mut world = successor(&first, kill(), true);
+    world.turn();
+    assert_eq!(world.stopped, [at(API)], "told by us");
+    world.pass(100);
+    assert_eq!(generation(&world), 2);
+    let mut first = World::of(kill());
+    first.start();
+    let mut world = successor(&first, adopt(), true);
+    world.turn();
+    assert_eq!(world.state(at(API)), State::Draining, "told by the kernel, whatever holds now");
+}

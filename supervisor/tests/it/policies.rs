@@ -1,0 +1,45 @@
+//! Policies of single daemons, against real processes.
+
+use std::time::Duration;
+
+use wk_proto::node::v1::State;
+
+use crate::node::Plan;
+
+/// The kernel ends it, the next supervisor waits for it: never two of them, and nothing that counts as a crash.
+#[tokio::test]
+async fn row_41_a_daemon_of_policy_kill_leaves_with_its_supervisor() {
+    let plan = Plan::new("supervisor:\n  daemons:\n    worker.user: {orphans: kill}").fault("worker.user@0", "drain=1500");
+    let mut node = plan.spawn();
+    let before = node.wait("ready", |s| s.overall == "ready").await;
+    node.replace_killed_supervisor().await;
+    let back = node.wait_back("worker.user@0", 1).await;
+    assert_eq!((back.generation, back.restarts, back.adopted), (2, 0, false), "{}", node.out());
+    let status = node.wait("ready", |s| s.overall == "ready").await;
+    for old in before.instances.iter().filter(|i| i.name != "worker.user@0") {
+        let now = status.instances.iter().find(|i| i.name == old.name).unwrap();
+        assert_eq!((now.pid, now.adopted, now.restarts), (old.pid, true, 0), "{}", old.name);
+    }
+    let events: Vec<_> = node.events().into_iter().filter(|(i, _, _)| i == "worker.user@0").map(|(_, g, w)| (g, w)).collect();
+    let at = |generation: &str, word: &str| events.iter().position(|(g, w)| g == generation && w.starts_with(word)).unwrap();
+    assert!(at("1", "term") < at("1", "end") && at("1", "end") < at("2", "spawn"), "{events:?}");
+    assert_eq!(events.iter().filter(|(_, w)| w == "term").count(), 1, "a second signal would cut the drain short: {events:?}");
+}
+
+#[tokio::test]
+async fn row_11_a_daemon_that_cannot_take_work_is_restarted_by_its_policy() {
+    let plan = Plan::new("supervisor:\n  daemons:\n    api: {unreadyRestart: 300ms}").fault("api@0", "unready-after=200 once");
+    let node = plan.spawn();
+    let back = node.wait_back("api@0", 1).await;
+    assert_eq!((back.generation, back.restarts), (2, 1), "{}", node.out());
+    assert!(node.out().contains("unreadyRestart"), "{}", node.out());
+    node.wait("ready", |s| s.overall == "ready").await;
+}
+
+#[tokio::test]
+async fn row_11_without_a_policy_it_is_left_alone() {
+    let node = Plan::new("").fault("api@0", "unready-after=200").spawn();
+    node.wait_instance("api@0", "degraded", |i| i.state() == State::Degraded).await;
+    let changed = node.wait_instance("api@0", "restarted", |i| i.generation > 1);
+    assert!(tokio::time::timeout(Duration::from_secs(1), changed).await.is_err());
+}

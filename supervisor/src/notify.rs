@@ -3,21 +3,22 @@
 //! Only the engine speaks, so that a watchdog ping proves that it turns; the ping also needs the beat of the control thread. Without
 //! `NOTIFY_SOCKET` nothing here does anything.
 
+mod outbox;
 mod passed;
 mod words;
 
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::time::{ClockId, clock_gettime};
 use wk_config::Env;
 
+use outbox::Outbox;
 pub use passed::Passed;
 use words::{Word, Words};
 
@@ -51,7 +52,7 @@ impl Beat {
 /// The way to systemd.
 #[derive(Debug, Default)]
 pub struct Notifier {
-    socket: Option<UnixDatagram>,
+    out: Option<Outbox>,
     words: Words,
     pulse: Option<Pulse>,
     beat: Arc<Beat>,
@@ -66,15 +67,14 @@ impl Notifier {
             connected.inspect_err(|err| tracing::warn!(%err, path, "systemd cannot be told anything")).ok()
         });
         let pulse = watchdog.filter(|d| !d.is_zero()).map(|interval| Pulse::new(interval / PINGS));
-        Self { socket, words: Words::default(), pulse, beat }
+        Self { out: socket.map(Outbox::new), words: Words::default(), pulse, beat }
     }
 
     /// Says what follows from the state of the node: ready, status, more time, alive. `bounded`: what is under way has a deadline of ours.
     pub(crate) fn turn(&mut self, snapshot: &Snapshot, bounded: bool) {
-        if self.socket.is_none() {
-            return;
-        }
         let now = Instant::now();
+        let Some(out) = &mut self.out else { return };
+        out.flush(now);
         for word in self.words.turn(now, snapshot, bounded) {
             self.say(&word);
         }
@@ -85,8 +85,8 @@ impl Notifier {
 
     /// When [`Self::turn`] has something to say again, whatever else happens.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.socket.as_ref()?;
-        [self.pulse.as_ref().map(|p| p.next), self.words.next()].into_iter().flatten().min()
+        let again = self.out.as_ref()?.next();
+        [again, self.pulse.as_ref().map(|p| p.next), self.words.next()].into_iter().flatten().min()
     }
 
     /// A stop has begun.
@@ -97,39 +97,33 @@ impl Notifier {
     }
 
     /// A reload has begun; to be followed by [`Self::reloaded`], whatever came of it.
-    pub fn reloading(&self) {
+    pub fn reloading(&mut self) {
         self.say(&Word::Reloading(monotonic()));
     }
 
     /// A reload is over.
-    pub fn reloaded(&self) {
+    pub fn reloaded(&mut self) {
         self.say(&Word::Ready);
     }
 
     /// Asks systemd to keep a copy of a descriptor over our death, under a name without `:`.
-    pub fn store(&self, name: &str, fd: impl AsFd) {
+    pub fn store(&mut self, name: &str, fd: impl AsFd) {
         // Without FDPOLL=0 systemd drops a pidfd at the hang-up that follows the reaping.
-        self.send(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}\n"), &[fd.as_fd()]);
+        if let Some(out) = &mut self.out {
+            out.store(format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}\n"), Some(fd.as_fd()));
+        }
     }
 
     /// Asks systemd to close its copy.
-    pub fn forget(&self, name: &str) {
-        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[]);
+    pub fn forget(&mut self, name: &str) {
+        if let Some(out) = &mut self.out {
+            out.store(format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), None);
+        }
     }
 
-    fn say(&self, word: &Word) {
-        self.send(&word.to_string(), &[]);
-    }
-
-    fn send(&self, text: &str, fds: &[BorrowedFd<'_>]) {
-        let Some(socket) = &self.socket else { return };
-        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let control = if raw.is_empty() { &[][..] } else { &rights[..] };
-        // Never blocks the engine: a systemd that does not read loses what we say.
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        if let Err(err) = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(text.as_bytes())], control, flags, None) {
-            tracing::debug!(%err, text, "systemd not told");
+    fn say(&mut self, word: &Word) {
+        if let Some(out) = &mut self.out {
+            out.say(word);
         }
     }
 }

@@ -60,6 +60,25 @@ async fn systemd_hears_of_readiness_status_life_and_stop() {
     assert!(node.exit().await.success());
 }
 
+/// Its queue is full for the whole start: readiness is repeated until there is room.
+#[tokio::test]
+async fn a_busy_systemd_hears_of_readiness_later() {
+    let plan = Plan::new("");
+    let path = plan.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"filling", &path).is_ok() {}
+    let node = plan.spawn_as(|mut command| {
+        command.env("NOTIFY_SOCKET", &path);
+        command
+    });
+    node.wait("ready", |s| s.overall == "ready").await;
+    let heard = hear(&systemd, "READY=1");
+    assert_eq!(heard.iter().filter(|m| m.contains("FDSTORE=1") && m.contains("FDNAME=p.")).count(), 7, "{heard:?}");
+}
+
 #[tokio::test]
 async fn a_listener_of_a_socket_unit_is_used() {
     let passed = TcpListener::bind("127.0.0.1:0").unwrap();

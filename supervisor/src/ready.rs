@@ -1,5 +1,6 @@
 //! Readiness and liveness of one generation, over its health socket.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -14,6 +15,7 @@ use wk_rpc::serve::INSTANCE_HEADER;
 
 use crate::engine::FactSender;
 use crate::limits::{HEALTH_GRACE, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT, PROBE_CHECKS, PROBE_TIMEOUT};
+use crate::metrics::Counters;
 use crate::process::state_and_session;
 use crate::table::Fact;
 
@@ -84,15 +86,21 @@ async fn watch_once(
 }
 
 /// Asks `wk.live` every ten seconds and tells of each miss, and of the first answer after one. Never returns.
-pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32) {
+pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, counters: Arc<Counters>) {
     let mut due = Instant::now() + LIVE_EVERY;
     // A predecessor may have counted some.
     let mut missed = true;
     loop {
         tokio::time::sleep_until(due).await;
         // We were late ourselves (host stalled, machine suspended): a miss would say nothing about the daemon.
-        let late = due.elapsed() > LIVE_TIMEOUT;
+        let lag = due.elapsed();
+        let late = lag > LIVE_TIMEOUT;
+        counters.engine_lag.observe(lag.as_secs_f64());
+        let asked = Instant::now();
         let alive = check(&channel, LIVE_TIMEOUT).await;
+        if alive {
+            counters.health_rtt.observe(asked.elapsed().as_secs_f64());
+        }
         if if alive { missed } else { !(late || traced(pid)) } {
             missed = !alive;
             facts.send(Fact::Alive(alive)).await;

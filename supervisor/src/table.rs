@@ -24,6 +24,7 @@ mod describe;
 mod facts;
 mod instance;
 mod mark;
+mod measure;
 mod moves;
 mod op;
 pub mod plan;
@@ -41,6 +42,7 @@ pub use command::Waiting;
 pub use describe::{InstanceView, Overall};
 pub(crate) use instance::name_text;
 pub use instance::{EndStep, Ending, Instance, LastEnd, Rest, Run, State, Times};
+pub use measure::Measure;
 pub use moves::Move;
 pub use op::Op;
 pub use request::{End, Flags, Kind, Outcome, Pace, Refusal, Report, Request, Stop};
@@ -139,6 +141,8 @@ pub enum Action {
     },
     /// A crash, for the counters.
     Crashed(InstanceName, Cause),
+    /// For the metrics.
+    Measured(InstanceName, Measure),
     /// An instance entered another state.
     Moved(Box<Move>),
 }
@@ -286,6 +290,9 @@ impl Table {
             Some(ending) => {
                 ending.step = step;
                 ending.deadline = deadline;
+                if step == EndStep::Kill {
+                    self.out.push(Action::Measured(name, Measure::Escalated));
+                }
             }
             none => {
                 let text = match &cause {
@@ -362,9 +369,12 @@ impl Table {
             rest if !wanted => *rest = Rest::Idle,
             _ if self.held.contains(&name) => {}
             Rest::Idle => self.spawn(name),
-            Rest::Backoff { until, .. } if *until <= now => {
+            Rest::Backoff { until, cause } if *until <= now => {
                 match if instance.backoff.is_first() { Ok(()) } else { self.bucket.take(now) } {
-                    Ok(()) => self.spawn(name),
+                    Ok(()) => {
+                        self.out.push(Action::Measured(name, Measure::Restarted(cause.clone())));
+                        self.spawn(name);
+                    }
                     Err(free) => *until = free,
                 }
             }

@@ -88,6 +88,16 @@ impl Timing {
     }
 }
 
+/// Phases of [`phases`], as words.
+pub const PHASES: [&str; 5] = ["exec", "init", "wait", "handshake", "total"];
+
+/// How long each of [`PHASES`] took; `None`: it is not ready yet.
+#[must_use]
+pub fn phases(t: &Times) -> Option<[Duration; PHASES.len()]> {
+    let row = row(InstanceName { daemon: wk_types::Daemon::Cluster, slot: 0 }, t.spawn, t)?;
+    Some([row.exec, row.init, row.wait, row.handshake, row.ready_at])
+}
+
 fn row(name: InstanceName, began: Time, t: &Times) -> Option<Row> {
     let (up, ready) = (t.up?, t.ready.filter(|ready| *ready >= began)?);
     let active = t.activate.unwrap_or(up).max(up);

@@ -33,7 +33,9 @@ impl Shared {
         }
         if view.pid != 0 {
             let seconds = format!("{}.{:03}", used.cpu_ms / 1000, used.cpu_ms % 1000);
-            page += &gauge("wk_supervisor_instance_cpu_seconds", "User and system time of this generation.", seconds);
+            page += "# HELP wk_supervisor_instance_cpu_seconds_total User and system time of this generation.\n";
+            page +=
+                &format!("# TYPE wk_supervisor_instance_cpu_seconds_total counter\nwk_supervisor_instance_cpu_seconds_total {seconds}\n");
             page += &gauge("wk_supervisor_instance_resident_bytes", "Resident memory.", used.memory_bytes.to_string());
             page += &gauge("wk_supervisor_instance_open_fds", "Open descriptors.", used.open_fds.to_string());
         }

@@ -78,6 +78,7 @@ impl Engine {
             }
             Action::Note { instance, bad, text } => self.note(instance, bad, &text),
             Action::Crashed(_, cause) => self.counters.crash(&cause),
+            Action::Measured(name, measure) => self.counters.measure(name.daemon, &measure),
             Action::Moved(moved) => self.moved(*moved),
         }
         Vec::new()
@@ -160,8 +161,9 @@ impl Engine {
         if request.as_ref().is_some_and(crate::table::Request::full) {
             self.quiesce.abort_all();
         }
-        self.counters.op(end.code);
-        self.counters.op_seconds.observe(self.book.age(op).as_secs_f64());
+        if let Some(request) = &request {
+            self.counters.op(request.kind, end.code, self.book.age(op));
+        }
         let kind = request.as_ref().map_or("operation", |r| r.kind.name());
         let text = format!("operation {op}: {kind} ended with {}: {}", end.code, end.message);
         self.event(None, "operation", request.as_ref().map_or(EventCause::Supervisor, |r| super::command::op_cause(r.kind)), None, text);
@@ -206,7 +208,10 @@ impl Engine {
 
 /// Tells somebody something, and can wait for what is done.
 fn is_word(action: &Action) -> bool {
-    matches!(action, Action::OpText { .. } | Action::OpEnd(..) | Action::Note { .. } | Action::Crashed(..) | Action::Moved(_))
+    matches!(
+        action,
+        Action::OpText { .. } | Action::OpEnd(..) | Action::Note { .. } | Action::Crashed(..) | Action::Measured(..) | Action::Moved(_)
+    )
 }
 
 pub(super) async fn ended(process: Process, tx: mpsc::Sender<Msg>, name: InstanceName, generation: u64) {

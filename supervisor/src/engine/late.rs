@@ -1,5 +1,6 @@
 //! Liveness and our own lateness.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -7,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{FactSender, Msg};
 use crate::limits::{LIVE_EVERY, LIVE_TIMEOUT};
+use crate::metrics::Counters;
 use crate::table::Fact;
 
 /// The host stood still for a while: the daemon could not answer, and we could not ask.
@@ -17,7 +19,8 @@ async fn row_14_a_check_that_we_were_late_for_does_not_count() {
     let facts = FactSender { tx, name: "api@0".parse().unwrap(), generation: 1 };
     let began = Instant::now();
     let nobody = wk_rpc::dial_lazy(dir.path().join("nobody.sock"));
-    let live = tokio::spawn(crate::ready::live(nobody, facts, std::process::id()));
+    let counters = Arc::new(Counters::default());
+    let live = tokio::spawn(crate::ready::live(nobody, facts, std::process::id(), counters.clone()));
     tokio::task::yield_now().await;
     let stall = LIVE_EVERY + LIVE_TIMEOUT * 2;
     tokio::time::advance(stall).await;
@@ -25,5 +28,6 @@ async fn row_14_a_check_that_we_were_late_for_does_not_count() {
     assert!(matches!(first, Some(Msg::Fact(_, 1, Fact::Alive(false)))), "{first:?}");
     assert!(began.elapsed() >= stall + LIVE_EVERY, "the late check was counted: {:?}", began.elapsed());
     assert!(began.elapsed() < stall + LIVE_EVERY + Duration::from_secs(5));
+    assert!(counters.engine_lag.get_sample_sum() >= (LIVE_TIMEOUT * 2).as_secs_f64(), "and it is seen that we were late");
     live.abort();
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wk_types::InstanceName;
 
-use super::{Action, EndStep, Ending, Fact, LastEnd, Outcome, Rest, Run, Stop, Table};
+use super::{Action, EndStep, Ending, Fact, LastEnd, Measure, Outcome, Rest, Run, Stop, Table};
 use crate::backoff::{Crash, Time};
 use crate::cause::{Cause, Exit};
 use crate::limits::LIVE_MISSES;
@@ -45,6 +45,7 @@ impl Table {
             Fact::Alive(true) => run.misses = 0,
             Fact::Alive(false) => {
                 run.misses = run.misses.saturating_add(1);
+                self.out.push(Action::Measured(name, Measure::Missed));
                 if run.misses >= LIVE_MISSES {
                     self.end(now, name, Some(Cause::Hang("liveness checks unanswered".into())), EndStep::Abort);
                 }
@@ -52,6 +53,7 @@ impl Table {
             Fact::Probed(true) => run.probing = false,
             Fact::Probed(false) => {
                 run.probing = false;
+                self.out.push(Action::Measured(name, Measure::Missed));
                 self.end(now, name, Some(Cause::Hang("no answer to a probe".into())), EndStep::Kill);
             }
             Fact::HealthLost => self.end(now, name, Some(Cause::Hang("health connection lost".into())), EndStep::Abort),
@@ -68,6 +70,7 @@ impl Table {
         let Some(run) = self.instances.get_mut(&name).and_then(|i| i.run.as_mut()) else { return };
         if run.ready() && run.times.ready.is_none() {
             run.times.ready = Some(now);
+            self.out.push(Action::Measured(name, Measure::Started(run.times)));
             let text = format!("ready after {:.1} ms", (now.saturating_sub(run.times.spawn)).as_secs_f64() * 1e3);
             self.note(name, false, text);
         }
@@ -103,7 +106,10 @@ impl Table {
             _ => Outcome::Gone,
         };
         match run.ending {
-            Some(Ending { cause: None, .. }) => self.note(name, outcome != Outcome::Clean, format!("stopped ({exit})")),
+            Some(Ending { cause: None, .. }) => {
+                self.out.push(Action::Measured(name, Measure::Stopped(took)));
+                self.note(name, outcome != Outcome::Clean, format!("stopped ({exit})"));
+            }
             ending => {
                 let daemonised = exit == Exit::Code(0) && run.left_behind && run.times.ready.is_none();
                 let own = if daemonised { Cause::Daemonised } else { Cause::Exit(exit) };

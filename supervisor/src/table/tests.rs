@@ -199,7 +199,12 @@ impl World {
                 self.turn();
             }
             Action::OpEnd(_, end) => self.ended.push(*end),
-            Action::Probe(..) | Action::OpText { .. } | Action::Note { .. } | Action::Crashed(..) | Action::Moved(_) => {}
+            Action::Probe(..)
+            | Action::OpText { .. }
+            | Action::Note { .. }
+            | Action::Crashed(..)
+            | Action::Measured(..)
+            | Action::Moved(_) => {}
         }
     }
 

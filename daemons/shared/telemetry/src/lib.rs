@@ -10,5 +10,5 @@ mod process;
 
 pub use limited::RateLimited;
 pub use log::{FilterError, Format, InitError, LogHandle, init};
-pub use metrics::{CounterVec, GaugeVec, LATENCY_BUCKETS_S, Metrics};
+pub use metrics::{CounterGrid, CounterVec, GaugeVec, Grid, HistogramGrid, HistogramVec, LATENCY_BUCKETS_S, Label, Metrics};
 pub use prometheus::{Histogram, IntCounter, IntGauge};

@@ -4,7 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus::core::Collector;
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec as Histograms, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
 
 use crate::process;
 
@@ -54,6 +57,55 @@ impl GaugeVec {
     /// When `index` is outside the closed set.
     #[must_use]
     pub fn at(&self, index: usize) -> &IntGauge {
+        self.series.get(index).expect("the index belongs to the closed label set")
+    }
+}
+
+/// A label and its closed set of values.
+pub type Label<'a> = (&'a str, &'a [&'a str]);
+
+/// A family over two labels with closed sets of values.
+#[derive(Debug, Clone)]
+pub struct Grid<M> {
+    cells: Arc<[M]>,
+    columns: usize,
+}
+
+/// Counters over two labels.
+pub type CounterGrid = Grid<IntCounter>;
+/// Histograms over two labels.
+pub type HistogramGrid = Grid<Histogram>;
+
+impl<M> Grid<M> {
+    fn new((_, rows): Label<'_>, (_, columns): Label<'_>, cell: impl Fn(&[&str]) -> M) -> Self {
+        let cells = rows.iter().flat_map(|row| columns.iter().map(|column| cell(&[*row, *column])).collect::<Vec<_>>());
+        Self { cells: cells.collect(), columns: columns.len() }
+    }
+
+    /// The series of the `row`-th value of the first label and the `column`-th of the second.
+    ///
+    /// # Panics
+    /// When one of them is outside its closed set.
+    #[must_use]
+    pub fn at(&self, row: usize, column: usize) -> &M {
+        assert!(column < self.columns, "the column belongs to the closed label set");
+        self.cells.get(row * self.columns + column).expect("the row belongs to the closed label set")
+    }
+}
+
+/// A family of histograms over a closed set of label values.
+#[derive(Debug, Clone)]
+pub struct HistogramVec {
+    series: Arc<[Histogram]>,
+}
+
+impl HistogramVec {
+    /// The series of the `index`-th label value given at registration.
+    ///
+    /// # Panics
+    /// When `index` is outside the closed set.
+    #[must_use]
+    pub fn at(&self, index: usize) -> &Histogram {
         self.series.get(index).expect("the index belongs to the closed label set")
     }
 }
@@ -113,6 +165,38 @@ impl Metrics {
         GaugeVec { series: values.iter().map(|v| vec.with_label_values(&[v])).collect() }
     }
 
+    /// Registers one counter per pair of values; all series exist from the start.
+    ///
+    /// # Panics
+    /// When the name is not valid or taken.
+    #[must_use]
+    pub fn counter_grid(&self, name: &str, help: &str, rows: Label<'_>, columns: Label<'_>) -> CounterGrid {
+        let vec = self.register(IntCounterVec::new(Opts::new(name, help), &[rows.0, columns.0]).expect("metric names are valid"));
+        Grid::new(rows, columns, |values| vec.with_label_values(values))
+    }
+
+    /// Registers one histogram per value of `label`; all series exist from the start.
+    ///
+    /// # Panics
+    /// When the name is not valid or taken, or the bounds do not ascend.
+    #[must_use]
+    pub fn histogram_vec(&self, name: &str, help: &str, buckets: &[f64], label: Label<'_>) -> HistogramVec {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        let vec = self.register(Histograms::new(opts, &[label.0]).expect("metric names are valid and bounds ascend"));
+        HistogramVec { series: label.1.iter().map(|v| vec.with_label_values(&[v])).collect() }
+    }
+
+    /// Registers one histogram per pair of values; all series exist from the start.
+    ///
+    /// # Panics
+    /// When the name is not valid or taken, or the bounds do not ascend.
+    #[must_use]
+    pub fn histogram_grid(&self, name: &str, help: &str, buckets: &[f64], rows: Label<'_>, columns: Label<'_>) -> HistogramGrid {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        let vec = self.register(Histograms::new(opts, &[rows.0, columns.0]).expect("metric names are valid and bounds ascend"));
+        Grid::new(rows, columns, |values| vec.with_label_values(values))
+    }
+
     /// All metrics in the Prometheus text format, with those of the process (`process_cpu_seconds_total`, ...) read now.
     #[must_use]
     pub fn gather(&self) -> String {
@@ -144,8 +228,17 @@ mod tests {
         let drops = metrics.counter_vec("wk_test_drops_total", "Drops.", "reason", &["full", "late"]);
         drops.at(1).inc();
         metrics.gauge_vec("wk_test_conns", "Connections.", "kind", &["tcp", "ws"]).at(0).set(2);
+        let ends = metrics.counter_grid("wk_test_ends_total", "Ends.", ("daemon", &["a", "b"]), ("cause", &["x", "y", "z"]));
+        ends.at(1, 0).inc_by(4);
+        metrics.histogram_vec("wk_test_stop_seconds", "Time.", LATENCY_BUCKETS_S, ("daemon", &["a", "b"])).at(1).observe(0.1);
+        let start = metrics.histogram_grid("wk_test_start_seconds", "Time.", &[1.0], ("daemon", &["a", "b"]), ("phase", &["x", "y"]));
+        start.at(1, 1).observe(2.0);
         let page = metrics.gather();
         for line in [
+            "wk_test_ends_total{cause=\"x\",daemon=\"b\"} 4",
+            "wk_test_ends_total{cause=\"z\",daemon=\"a\"} 0",
+            "wk_test_stop_seconds_count{daemon=\"b\"} 1",
+            "wk_test_start_seconds_count{daemon=\"b\",phase=\"y\"} 1",
             "wk_test_events_total 3",
             "wk_test_depth 7",
             "wk_test_drops_total{reason=\"full\"} 0",

@@ -3,7 +3,7 @@
 use crate::rules::verdict;
 use crate::workspace::Source;
 
-const TYPES: &[&str] = &["IntCounter", "IntGauge", "Histogram", "CounterVec", "GaugeVec"];
+const TYPES: &[&str] = &["IntCounter", "IntGauge", "Histogram", "CounterVec", "GaugeVec", "HistogramVec", "CounterGrid", "HistogramGrid"];
 
 pub(crate) fn check(sources: &[Source]) -> anyhow::Result<()> {
     let mut problems = Vec::new();

@@ -68,6 +68,8 @@ pub struct Config {
     pub start_retries: u16,
     /// Which control groups are used.
     pub cgroup: Choice,
+    /// Where events also go: `supervisor.journal`.
+    pub journal: String,
     /// First log filter.
     pub log_filter: String,
     /// Environment given to the daemons.
@@ -161,6 +163,7 @@ impl Config {
             stop_timeout: config.supervisor.stop_timeout,
             start_retries: config.supervisor.start_retries,
             cgroup: Choice::parse(&config.supervisor.cgroup),
+            journal: config.supervisor.journal.clone(),
             log_filter: env.get("WK_LOG").map_or_else(|| config.log_filter().to_owned(), str::to_owned),
             child_env: env.iter().filter(|(k, _)| INHERITED.contains(k)).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
             warnings: loaded.warnings,

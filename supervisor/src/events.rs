@@ -1,7 +1,11 @@
 //! What happened, for people and machines: one event per change of state, command and refusal.
 //!
 //! The engine makes events and hands them to the control thread through a bounded queue (a full one drops and counts). There they get into
-//! a ring, a file of JSON lines and to subscribers; a subscriber that is too slow hears how much it missed and is let go.
+//! a ring, a file of JSON lines, the systemd journal and to subscribers; a subscriber that is too slow hears how much it missed and is let
+//! go. Lines of a crash loop are folded before all that.
+
+mod fold;
+mod journal;
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -9,6 +13,7 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
@@ -16,6 +21,9 @@ use wk_proto::supervisor::v1 as pb;
 
 use crate::limits::{EVENT_FILE_BYTES_MAX, EVENT_RING, EVENT_SUBSCRIBER_MAX};
 use crate::metrics::Counters;
+
+use fold::Fold;
+pub use journal::Journal;
 
 /// Why something happened. A closed set: the word is part of the JSON schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +148,8 @@ pub struct Hub {
 struct Inner {
     ring: VecDeque<Arc<pb::Event>>,
     file: Option<EventFile>,
+    journal: Option<Journal>,
+    fold: Fold,
     counters: Arc<Counters>,
 }
 
@@ -150,8 +160,17 @@ impl Hub {
         let path = logs.join("events.jsonl");
         let ring = read_back(&path);
         let file = EventFile::open(path);
-        let inner = Inner { ring, file, counters };
+        let inner = Inner { ring, file, journal: None, fold: Fold::default(), counters };
         Self { inner: Arc::new(Mutex::new(inner)), news: broadcast::channel(EVENT_SUBSCRIBER_MAX).0 }
+    }
+
+    /// From now on also to the systemd journal.
+    #[must_use]
+    pub fn with_journal(self, journal: Option<Journal>) -> Self {
+        if let Ok(mut inner) = self.inner.lock() {
+            inner.journal = journal;
+        }
+        self
     }
 
     /// Last number that was given out.
@@ -160,24 +179,43 @@ impl Hub {
         self.inner.lock().map_or(0, |i| i.ring.back().map_or(0, |e| e.seq))
     }
 
-    /// Takes one event in and numbers it.
+    /// Takes one event in.
     pub fn push(&self, event: pb::Event) {
         let Ok(mut inner) = self.inner.lock() else { return };
-        let seq = inner.ring.back().map_or(0, |e| e.seq) + 1;
-        let event = Arc::new(pb::Event { seq, ..event });
-        {
-            let inner = &mut *inner;
+        let now = inner.fold.take(Instant::now(), event);
+        if now.is_empty() {
+            inner.counters.events_folded.inc();
+        }
+        self.write(&mut inner, now);
+    }
+
+    /// Numbers events and hands them on.
+    fn write(&self, inner: &mut Inner, events: Vec<pb::Event>) {
+        for event in events {
+            let seq = inner.ring.back().map_or(0, |e| e.seq) + 1;
+            let event = Arc::new(pb::Event { seq, ..event });
             if inner.ring.len() >= EVENT_RING {
                 inner.ring.pop_front();
             }
             inner.ring.push_back(event.clone());
-            let written = inner.file.as_mut().is_some_and(|f| f.write(&event));
-            if !written {
+            if !inner.file.as_mut().is_some_and(|f| f.write(&event)) {
                 inner.counters.events_unwritten.inc();
             }
+            if inner.journal.as_ref().is_some_and(|j| !j.write(&event)) {
+                inner.counters.journal_dropped.inc();
+            }
+            // Nobody listens: nobody misses it.
+            drop(self.news.send(event));
         }
-        // Nobody listens: nobody misses it.
-        drop(self.news.send(event));
+    }
+
+    /// Writes what has been held back long enough, or everything. Returns when to be called again.
+    fn settle(&self, all: bool) -> Option<Instant> {
+        let mut inner = self.inner.lock().ok()?;
+        let now = Instant::now();
+        let due = if all { inner.fold.rest(now) } else { inner.fold.due(now) };
+        self.write(&mut inner, due);
+        inner.fold.next()
     }
 
     /// What is kept and what comes, without a gap between.
@@ -191,9 +229,24 @@ impl Hub {
 
     /// Carries events from the engine until it is gone.
     pub async fn run(self, mut events: mpsc::Receiver<pb::Event>) {
-        while let Some(event) = events.recv().await {
-            self.push(event);
+        loop {
+            let next = self.settle(false);
+            let due = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Both are cancel-safe: a channel and a timer.
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.push(event),
+                    None => break,
+                },
+                () = due => {}
+            }
         }
+        self.settle(true);
     }
 }
 

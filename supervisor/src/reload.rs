@@ -88,13 +88,14 @@ const READERS: [(&str, &[Daemon]); 33] = [
 const LIMITS: [&str; 5] = ["memoryMax", "pidsMax", "cpuWeight", "filesMax", "orphans"];
 
 /// Keys that only the next supervisor can follow.
-const OWN: [&str; 10] = [
+const OWN: [&str; 11] = [
     "rootDir",
     "dataDir",
     "cluster.nodeId",
     "logger.dir",
     "supervisor.runtimeDir",
     "supervisor.cgroup",
+    "supervisor.journal",
     "supervisor.startRetries",
     "supervisor.adminGroup",
     "supervisor.operatorGroup",

@@ -26,7 +26,7 @@ use crate::config::{Config, LoadError, Source};
 use crate::console::Console;
 use crate::control::{ControlService, Guard, NodeService, Shared, accepted};
 use crate::engine::{Engine, Ports, Sockets};
-use crate::events::Hub;
+use crate::events::{Hub, Journal};
 use crate::heritage::{self, Heritage};
 use crate::limits::{COMMANDS_MAX, EVENTS_QUEUE_MAX, NOFILE};
 use crate::mend::{self, Mended, connections};
@@ -275,7 +275,8 @@ fn serve(
     let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
     let (events_in, events) = mpsc::channel(EVENTS_QUEUE_MAX);
     let counters = Arc::new(Counters::default());
-    let hub = Hub::open(&config.logs_dir, counters.clone());
+    let journal = Journal::open(&config.journal, env).map_err(failed("a socket for the journal"))?;
+    let hub = Hub::open(&config.logs_dir, counters.clone()).with_journal(journal);
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start the engine"))?;
     let (beat, watchdog) = (Arc::new(Beat::default()), notify::watchdog(env));
     let ports = Ports { commands, events: events_in };

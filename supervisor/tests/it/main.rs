@@ -5,6 +5,7 @@ mod commands;
 mod control;
 mod crash;
 mod faults;
+mod journal;
 mod metrics;
 mod names;
 mod node;

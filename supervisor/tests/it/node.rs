@@ -54,6 +54,14 @@ impl Plan {
         self.dir.path()
     }
 
+    /// With more configuration.
+    pub(crate) fn configure(self, text: &str) -> Self {
+        let path = self.dir.path().join("wukongim.yaml");
+        let old = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{old}{text}\n")).unwrap();
+        self
+    }
+
     /// Faults of one instance.
     pub(crate) fn fault(self, instance: &str, words: &str) -> Self {
         std::fs::write(self.dir.path().join("faults").join(instance), words).unwrap();

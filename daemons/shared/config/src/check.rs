@@ -55,6 +55,10 @@ pub(crate) fn check(config: &Config, given: &Given, problems: &mut Vec<Problem>,
             "a path of at most 60 bytes: socket paths are limited to 107",
         );
     }
+    let journal = &config.supervisor.journal;
+    if !matches!(journal.as_str(), "" | "auto" | "off") && !journal.starts_with('/') {
+        refuse("supervisor.journal", journal.clone(), "auto, off, or the path of a socket");
+    }
     warn(config, given, warnings);
 }
 

@@ -189,6 +189,8 @@ section! {
         start_retries: u16 = 0, "startRetries", 0..=100;
         /// Control groups (v2) for the daemons: `auto` (those that systemd delegates), `off`, or a folder of the tree. Default auto.
         cgroup: String = "auto".into(), "cgroup";
+        /// Events as entries of the systemd journal: `auto` (when systemd runs the supervisor), `off`, or the path of a journal's socket. Default auto.
+        journal: String = "auto".into(), "journal";
         /// Group whose members may do everything on the control socket, beside root and the own user. Default: none.
         admin_group: String = String::new(), "adminGroup";
         /// Group whose members may start, stop, restart, scale, roll, hold and reset. Default: none.

@@ -1,0 +1,280 @@
+//! Events as native entries of the systemd journal: fields to filter by, and a message id per kind that the catalog
+//! (`systemd/wukongim.catalog`) explains with `journalctl -x`. Source: systemd.io, "Native Journal Protocol".
+//!
+//! One datagram per event, never waited for: a journal that does not read loses entries, which are counted; the event file has them all.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+use wk_config::Env;
+use wk_proto::supervisor::v1 as pb;
+
+/// Where the journal listens.
+const SOCKET: &str = "/run/systemd/journal/socket";
+/// Name that the entries appear under, as do lines of standard output.
+const IDENTIFIER: &str = "wksupervisor";
+/// Longest text; a longer one is cut, so that an entry fits in a datagram. Unit: bytes.
+const TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// Kinds of entries. The ids are fixed for ever: catalogs and filters name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// An instance entered another state.
+    State,
+    /// An instance ended by itself and will be restarted.
+    Crash,
+    /// An instance is not restarted, or cannot be killed.
+    GivenUp,
+    /// An operation began or ended.
+    Operation,
+    /// An operator's command.
+    Command,
+    /// A peer without the right to.
+    Denied,
+    /// The supervisor itself.
+    Supervisor,
+}
+
+impl Kind {
+    fn of(event: &pb::Event) -> Self {
+        match (event.kind.as_str(), event.to.as_str()) {
+            ("state", "backoff") => Self::Crash,
+            ("state", "failed" | "stuck") => Self::GivenUp,
+            ("state", _) => Self::State,
+            ("operation", _) => Self::Operation,
+            ("command", _) => Self::Command,
+            ("denied", _) => Self::Denied,
+            _ => Self::Supervisor,
+        }
+    }
+
+    fn id(self) -> &'static str {
+        match self {
+            Self::State => "56d289f2546c4440b6c2721749e1020b",
+            Self::Crash => "31f4dddc3b3c45dbb8c5ba3e72d99437",
+            Self::GivenUp => "05386694fb424c04b464b9d51e0c6384",
+            Self::Operation => "1c981e9661294bd898c1b130b7ffe5f3",
+            Self::Command => "853a4bf8e3184dba9aebf2e6df9c171c",
+            Self::Denied => "179ec852e32c42f0ac828a3a6da36308",
+            Self::Supervisor => "824d4d3007e84efd94de00a93fe13ecf",
+        }
+    }
+}
+
+/// As in syslog: 3 someone must act, 4 handled, 5 by order, 6 life cycle.
+fn priority(event: &pb::Event) -> u8 {
+    match Kind::of(event) {
+        Kind::GivenUp => 3,
+        Kind::Crash if event.cause == "oom" => 3,
+        Kind::Crash | Kind::Denied => 4,
+        Kind::State if matches!(event.to.as_str(), "degraded" | "suspect" | "stopping") => 4,
+        Kind::Operation | Kind::Command => 5,
+        Kind::State | Kind::Supervisor => 6,
+    }
+}
+
+/// The way to the journal.
+#[derive(Debug)]
+pub struct Journal {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Journal {
+    /// `choice` is `supervisor.journal`: `auto` (below systemd), `off`, or the path of a socket.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn open(choice: &str, env: &Env) -> io::Result<Option<Self>> {
+        match choice {
+            "off" => Ok(None),
+            "auto" | "" if is_below_systemd(env, own_output().as_deref()) => Self::at(SOCKET.into()).map(Some),
+            "auto" | "" => Ok(None),
+            path => Self::at(path.into()).map(Some),
+        }
+    }
+
+    fn at(path: PathBuf) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, path })
+    }
+
+    /// Sends one entry. By path, so that a journal that was restarted is found again. False: it was not taken.
+    #[must_use]
+    pub fn write(&self, event: &pb::Event) -> bool {
+        self.socket.send_to(&entry(event), &self.path).is_ok()
+    }
+}
+
+/// Our standard output in the form of `JOURNAL_STREAM`.
+fn own_output() -> Option<String> {
+    let stat = rustix::fs::fstat(io::stdout().as_fd()).ok()?;
+    Some(format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// The variables of systemd are inherited by everything that a unit starts, also by shells: only these two tell that they mean us.
+fn is_below_systemd(env: &Env, output: Option<&str>) -> bool {
+    let main_process = env.get("INVOCATION_ID").is_some() && env.get("SYSTEMD_EXEC_PID") == Some(&std::process::id().to_string());
+    main_process || output.is_some_and(|output| env.get("JOURNAL_STREAM") == Some(output))
+}
+
+fn entry(event: &pb::Event) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1024);
+    let daemon = event.instance.split_once('@').map_or("", |(daemon, _)| daemon);
+    let number = |n: u64| if n == 0 { String::new() } else { n.to_string() };
+    for (name, value) in [
+        ("MESSAGE", message(event).as_str()),
+        ("PRIORITY", &priority(event).to_string()),
+        ("MESSAGE_ID", Kind::of(event).id()),
+        ("SYSLOG_IDENTIFIER", IDENTIFIER),
+        ("WK_SEQ", &number(event.seq)),
+        ("WK_KIND", &event.kind),
+        ("WK_DAEMON", daemon),
+        ("WK_INSTANCE", &event.instance),
+        ("WK_GENERATION", &number(event.generation)),
+        ("WK_FROM", &event.from),
+        ("WK_TO", &event.to),
+        ("WK_CAUSE", &event.cause),
+        ("WK_ACTOR", &event.actor),
+    ] {
+        put(&mut bytes, name, value);
+    }
+    bytes
+}
+
+/// One line for people.
+fn message(event: &pb::Event) -> String {
+    let mut text = match event.kind.as_str() {
+        "state" => format!("{}: {} -> {} ({})", event.instance, event.from, event.to, event.cause),
+        _ => event.instance.clone(),
+    };
+    if !event.text.is_empty() {
+        let sep = if text.is_empty() { "" } else { ": " };
+        text = format!("{text}{sep}{}", event.text);
+    }
+    if !event.actor.is_empty() {
+        text = format!("{text} (by {})", event.actor);
+    }
+    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+    text
+}
+
+/// Appends one field; an empty one is left out.
+fn put(bytes: &mut Vec<u8>, name: &str, value: &str) {
+    if value.is_empty() {
+        return;
+    }
+    bytes.extend_from_slice(name.as_bytes());
+    if value.contains('\n') {
+        // The other form of the protocol: length in 64 bits, little-endian.
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    } else {
+        bytes.push(b'=');
+    }
+    bytes.extend_from_slice(value.as_bytes());
+    bytes.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: &str, to: &str, text: &str) -> pb::Event {
+        let from = if kind == "state" { "ready" } else { "" };
+        pb::Event {
+            seq: 7,
+            kind: kind.into(),
+            instance: "worker.user@3".into(),
+            generation: 2,
+            from: from.into(),
+            to: to.into(),
+            cause: "exit".into(),
+            text: text.into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_entry_has_its_fields_and_no_empty_ones() {
+        let text = String::from_utf8(entry(&event("state", "backoff", "exit 1; next try in 0.2 s"))).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "MESSAGE=worker.user@3: ready -> backoff (exit): exit 1; next try in 0.2 s",
+                "PRIORITY=4",
+                "MESSAGE_ID=31f4dddc3b3c45dbb8c5ba3e72d99437",
+                "SYSLOG_IDENTIFIER=wksupervisor",
+                "WK_SEQ=7",
+                "WK_KIND=state",
+                "WK_DAEMON=worker.user",
+                "WK_INSTANCE=worker.user@3",
+                "WK_GENERATION=2",
+                "WK_FROM=ready",
+                "WK_TO=backoff",
+                "WK_CAUSE=exit",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_text_of_several_lines_carries_its_length_and_a_long_one_is_cut() {
+        let bytes = entry(&event("supervisor", "", "a\nb"));
+        let value = b"worker.user@3: a\nb";
+        let want = [b"MESSAGE\n".as_slice(), &(value.len() as u64).to_le_bytes(), value, b"\n"].concat();
+        assert_eq!(bytes.get(..want.len()), Some(want.as_slice()));
+        let long = message(&event("supervisor", "", &"é".repeat(TEXT_BYTES_MAX)));
+        assert!(long.len() <= TEXT_BYTES_MAX && long.len() > TEXT_BYTES_MAX - 4);
+    }
+
+    #[test]
+    fn the_worse_the_lower() {
+        let of = |kind, to, cause: &str| priority(&pb::Event { cause: cause.into(), ..event(kind, to, "") });
+        assert_eq!((of("state", "failed", "exit"), of("state", "backoff", "oom"), of("state", "backoff", "exit")), (3, 3, 4));
+        assert_eq!((of("denied", "", "denied"), of("operation", "", "stop"), of("state", "ready", "serving")), (4, 5, 6));
+    }
+
+    /// Each id is explained in the catalog, and nothing else is.
+    #[test]
+    fn the_catalog_names_the_same_ids() {
+        let catalog = include_str!("../../../systemd/wukongim.catalog");
+        let mut named: Vec<&str> = catalog.lines().filter_map(|l| l.strip_prefix("-- ")).map(str::trim).collect();
+        let all = [Kind::State, Kind::Crash, Kind::GivenUp, Kind::Operation, Kind::Command, Kind::Denied, Kind::Supervisor];
+        let mut ids: Vec<&str> = all.into_iter().map(Kind::id).collect();
+        named.sort_unstable();
+        ids.sort_unstable();
+        assert_eq!(named, ids);
+    }
+
+    #[test]
+    fn inherited_variables_alone_do_not_make_us_a_service() {
+        let own = std::process::id().to_string();
+        let env = |pairs: &[(&str, &str)]| Env::from_pairs(pairs.iter().copied());
+        assert!(is_below_systemd(&env(&[("INVOCATION_ID", "1"), ("SYSTEMD_EXEC_PID", &own)]), None));
+        assert!(is_below_systemd(&env(&[("JOURNAL_STREAM", "8:1")]), Some("8:1")));
+        assert!(!is_below_systemd(&env(&[("INVOCATION_ID", "1"), ("SYSTEMD_EXEC_PID", "1"), ("JOURNAL_STREAM", "8:1")]), Some("8:2")));
+        assert!(!is_below_systemd(&env(&[]), None));
+    }
+
+    #[test]
+    fn a_journal_that_does_not_read_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let journal = Journal::open(path.to_str().unwrap(), &Env::from_pairs([("", "")])).unwrap().unwrap();
+        assert!(!journal.write(&event("state", "ready", "")), "nobody is there");
+        let reader = UnixDatagram::bind(&path).unwrap();
+        let mut taken = 0;
+        while journal.write(&event("state", "ready", "")) {
+            taken += 1;
+        }
+        let mut buffer = [0; 2048];
+        let length = reader.recv(&mut buffer).unwrap();
+        assert!(taken > 0 && String::from_utf8_lossy(&buffer[..length]).contains("WK_TO=ready"));
+        assert!(journal.write(&event("state", "ready", "")), "there is room again");
+    }
+}

@@ -16,7 +16,7 @@ use crate::cause::Exit;
 use crate::ledger::{Intent, Saved};
 use crate::limits::{INTENT_WAIT, LEFTOVER_DEADLINE, LEFTOVER_DEADLINE_CLUSTER};
 use crate::process::{Process, start_time, state_and_session};
-use crate::sys;
+use crate::{proc, sys};
 
 /// The marker in a process's environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,7 +182,7 @@ impl Environment {
 }
 
 fn environment(pid: u32) -> std::io::Result<Environment> {
-    fs::read(format!("/proc/{pid}/environ")).map(Environment)
+    proc::read(pid, "environ").map(Environment)
 }
 
 /// Numbers of all processes.
@@ -209,7 +209,7 @@ fn runs(pid: u32, binary: &Path) -> bool {
 }
 
 fn has_args(pid: u32, args: &[String]) -> bool {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = proc::read(pid, "cmdline").unwrap_or_default();
     let text = String::from_utf8_lossy(&line);
     text.trim_end_matches('\0').split('\0').skip(1).eq(args.iter().map(String::as_str))
 }

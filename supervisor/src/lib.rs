@@ -33,6 +33,7 @@ pub mod notify;
 pub mod orphans;
 pub mod overrides;
 pub mod panic;
+mod proc;
 pub mod process;
 mod ready;
 pub mod reap;

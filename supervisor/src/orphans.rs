@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
-use crate::adopt;
 use crate::process::state_and_session;
+use crate::{adopt, proc};
 
 /// Makes this process the parent of orphans below it.
 ///
@@ -20,7 +20,8 @@ pub fn become_parent() -> std::io::Result<()> {
 fn strangers(known: impl Fn(u32) -> bool) -> Vec<u32> {
     let mut found = Vec::new();
     for thread in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
-        let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        let list = proc::from(&format!("{}/children", thread.path().display())).unwrap_or_default();
+        let list = String::from_utf8(list).unwrap_or_default();
         found.extend(list.split_whitespace().filter_map(|n| n.parse::<u32>().ok()).filter(|pid| !known(*pid)));
     }
     found

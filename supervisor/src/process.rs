@@ -14,7 +14,7 @@ use crate::cause::Exit;
 use crate::cgroup::Leaf;
 use crate::limits::EXIT_STATUS_WAIT;
 use crate::table::Sig;
-use crate::{adopt, orphans, sys};
+use crate::{adopt, orphans, proc, sys};
 
 /// A process of ours: a child that has not been reaped, or one begun by an earlier supervisor.
 #[derive(Debug, Clone)]
@@ -202,7 +202,7 @@ impl Process {
 
 /// Exit status of a process that has ended and was not reaped.
 fn zombie_status(pid: u32) -> Option<ExitStatus> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = proc::text(pid, "stat").ok()?;
     let fields: Vec<&str> = stat_fields(&stat).collect();
     // Field 52 of the line; zero as well for those who may not see it, which is no status then.
     let status = fields.get(49)?.parse::<i32>().ok().filter(|_| fields.first() == Some(&"Z"))?;
@@ -212,7 +212,7 @@ fn zombie_status(pid: u32) -> Option<ExitStatus> {
 /// State letter of a process (`R`, `S`, `T`, `Z`, ...) and its session.
 #[must_use]
 pub fn state_and_session(pid: u32) -> Option<(char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = proc::text(pid, "stat").ok()?;
     let fields: Vec<&str> = stat_fields(&stat).collect();
     Some((fields.first()?.chars().next()?, fields.get(3)?.parse().ok()?))
 }
@@ -220,7 +220,7 @@ pub fn state_and_session(pid: u32) -> Option<(char, u32)> {
 /// Reads `/proc/<pid>`; zeros for what cannot be read.
 #[must_use]
 pub fn usage(pid: u32) -> Usage {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = proc::text(pid, "stat").unwrap_or_default();
     let fields: Vec<u64> = stat_fields(&stat).map(|f| f.parse().unwrap_or(0)).collect();
     let ticks = fields.get(11).copied().unwrap_or(0) + fields.get(12).copied().unwrap_or(0);
     let folder = format!("/proc/{pid}/fd");
@@ -239,7 +239,7 @@ pub fn usage(pid: u32) -> Usage {
 /// What a process has done, in units of 1 ms of CPU or 64 KiB read or written. Only differences mean something.
 #[must_use]
 pub fn work(pid: u32) -> u64 {
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let io = proc::text(pid, "io").unwrap_or_default();
     let bytes = io.lines().filter(|l| l.starts_with("rchar: ") || l.starts_with("wchar: "));
     let bytes: u64 = bytes.filter_map(|l| l.split_once(' ')?.1.parse::<u64>().ok()).sum();
     usage(pid).cpu_ms + bytes / (64 << 10)
@@ -248,7 +248,7 @@ pub fn work(pid: u32) -> u64 {
 /// Start time of a process in clock ticks since boot (field 22 of `stat`): tells a process from a later one with the same number.
 #[must_use]
 pub fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = proc::text(pid, "stat").ok()?;
     stat_fields(&stat).nth(19)?.parse().ok()
 }
 

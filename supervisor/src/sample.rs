@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::proc;
 use crate::process::{Usage, usage};
 
 /// A reading is good for this long.
@@ -63,7 +64,7 @@ fn read(pid: u32, exe: &Path) -> Sample {
 
 /// Soft limit of descriptors.
 fn fds_max(pid: u32) -> u64 {
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let limits = proc::text(pid, "limits").unwrap_or_default();
     let line = limits.lines().find_map(|l| l.strip_prefix("Max open files")).unwrap_or_default();
     line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }

@@ -1,5 +1,6 @@
 //! The end of a process, and of what it leaves behind; descriptors.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
@@ -18,7 +19,8 @@ impl Engine {
     /// The slot is free when nothing of its last generation lives.
     pub(super) fn on_end(&mut self, name: InstanceName, generation: u64) -> Vec<Action> {
         let Some(child) = self.children.get(&name).filter(|c| c.generation == generation) else { return Vec::new() };
-        let left = child.process.clear(|pid| self.knows(pid));
+        let known = self.known();
+        let left = child.process.clear(|pid| known.contains(&pid));
         let Some(child) = self.children.get_mut(&name) else { return Vec::new() };
         let first = child.ended.is_none();
         let since = *child.ended.get_or_insert_with(Instant::now);
@@ -41,14 +43,15 @@ impl Engine {
         self.table.step(self.now(), name, generation, Fact::Exited(exit))
     }
 
-    /// A child whose end somebody waits for.
-    pub(super) fn knows(&self, pid: u32) -> bool {
-        self.children.values().any(|c| c.process.number() == pid) || self.trial.as_ref().is_some_and(|(trial, _)| *trial == pid)
+    /// Children whose end somebody waits for.
+    pub(super) fn known(&self) -> HashSet<u32> {
+        self.children.values().map(|c| c.process.number()).chain(self.trial.as_ref().map(|(trial, _)| *trial)).collect()
     }
 
     /// Nothing that our daemons started outlives us.
     pub(super) fn end_orphans(&mut self) {
-        if self.children.is_empty() && orphans::any(|pid| self.knows(pid)) {
+        let known = self.known();
+        if self.children.is_empty() && orphans::any(|pid| known.contains(&pid)) {
             let ended = adopt::end_leftovers(self.runtime.dir());
             tracing::info!(?ended, "orphans ended");
         }

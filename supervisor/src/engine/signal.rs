@@ -23,7 +23,8 @@ impl Engine {
 
     /// Reaps what nobody knows and probes what was stopped.
     pub(super) fn look_after_children(&mut self) {
-        orphans::reap(|pid| self.knows(pid));
+        let known = self.known();
+        orphans::reap(|pid| known.contains(&pid));
         let halted: Vec<(InstanceName, u64)> =
             self.children.iter().filter(|(_, c)| c.process.halted()).map(|(n, c)| (*n, c.generation)).collect();
         for (name, generation) in halted {

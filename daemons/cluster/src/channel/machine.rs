@@ -2,8 +2,6 @@
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
-use wk_link::codec::Reader;
-use wk_link::record::ChannelBatch;
 use wk_raft::{ApplyContext, Entry, MachineError, StateMachine};
 use wk_store::keys::{self, SysKind};
 use wk_store::{Batch, Cf, DataDb, Direction, GroupId, StoreError};
@@ -137,20 +135,19 @@ impl ChannelMachine {
             command: &entry.command,
             now_ms,
         };
-        store.look_up(frames)?;
+        let (accepted, whole) = store.read(frames);
+        store.look_up(&accepted)?;
         let first_number = *store.next_number;
         let mut answer = BytesMut::new();
         let mut journal = Vec::new();
-        let mut r = Reader::new(frames);
-        while !r.is_empty() {
-            // Frames behind a broken one have no result: the answer simply ends.
-            let Ok(frame) = ChannelBatch::read(&mut r) else {
-                ChannelResult::Refused(Refusal::rejected("frame is broken")).encode(&mut answer);
-                break;
-            };
-            let (result, item) = store.frame(&frame)?;
+        for frame in &accepted {
+            let (result, item) = store.frame(frame)?;
             result.encode(&mut answer);
             journal.extend(item);
+        }
+        if !whole {
+            // Frames behind a broken one have no result: the answer simply ends.
+            ChannelResult::Refused(Refusal::rejected("frame is broken")).encode(&mut answer);
         }
         state.number_dirty |= *store.next_number != first_number;
         for item in &journal {

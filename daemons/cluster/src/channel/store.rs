@@ -46,6 +46,13 @@ impl Overlay {
 /// A message, decoded and as its bytes.
 pub(crate) type Decoded<'f> = (Message<'f>, &'f [u8]);
 
+/// A frame that was looked at without stored rows: its slot and messages, and what each is found by.
+pub(super) struct Accepted<'f> {
+    frame: ChannelBatch<'f>,
+    messages: Result<(Bucket, Vec<Decoded<'f>>), Refusal>,
+    clients: Vec<Option<ClientNo>>,
+}
+
 /// What one frame is stored with.
 pub(super) struct Store<'a> {
     pub(super) db: &'a DataDb,
@@ -62,32 +69,43 @@ pub(super) struct Store<'a> {
 }
 
 impl Store<'_> {
+    /// Reads the frames of an entry; false: what follows the last of them is not a frame.
+    pub(super) fn read<'f>(&self, frames: &'f [u8]) -> (Vec<Accepted<'f>>, bool) {
+        let mut all = Vec::new();
+        let mut r = Reader::new(frames);
+        while !r.is_empty() {
+            let Ok(frame) = ChannelBatch::read(&mut r) else { return (all, false) };
+            let messages = self.accept(&frame);
+            let clients = messages.iter().flat_map(|(_, messages)| messages).map(|(message, _)| client_no(message)).collect();
+            all.push(Accepted { frame, messages, clients });
+        }
+        (all, true)
+    }
+
     /// Stores one frame; the journal item says what is new.
     ///
     /// # Errors
     /// A read failed: the machine cannot go on.
-    pub(super) fn frame(&mut self, frame: &ChannelBatch<'_>) -> Result<(ChannelResult, Option<JournalItem>), StoreError> {
-        match self.accept(frame) {
-            Ok((slot, messages)) => self.messages(slot, frame, &messages),
-            Err(refusal) => Ok((ChannelResult::Refused(refusal), None)),
+    pub(super) fn frame(&mut self, accepted: &Accepted<'_>) -> Result<(ChannelResult, Option<JournalItem>), StoreError> {
+        match &accepted.messages {
+            Ok((slot, messages)) => self.messages(*slot, &accepted.frame, messages, &accepted.clients),
+            Err(refusal) => Ok((ChannelResult::Refused(refusal.clone()), None)),
         }
     }
 
     /// Looks up the client numbers of all frames at once: one walk over memtables and files instead of one for each message. Nothing depends on
-    /// it: what is not found here (a channel that is not cached, a broken frame) is looked up when its turn comes.
+    /// it: what is not found here (a channel that is not cached) is looked up when its turn comes.
     ///
     /// # Errors
     /// A read failed.
-    pub(super) fn look_up(&mut self, frames: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn look_up(&mut self, frames: &[Accepted<'_>]) -> Result<(), StoreError> {
         let mut wanted: Vec<((u64, ClientNo), [u8; IDX_CLIENT_NO_BYTES])> = Vec::new();
-        let mut r = Reader::new(frames);
-        while !r.is_empty() {
-            let Ok(frame) = ChannelBatch::read(&mut r) else { break };
-            let Ok((slot, messages)) = self.accept(&frame) else { continue };
-            let key = keys::chan(slot, frame.channel_type.0, frame.channel_id.as_bytes());
+        for Accepted { frame, messages, clients } in frames {
+            let Ok((slot, _)) = messages else { continue };
+            let key = keys::chan(*slot, frame.channel_type.0, frame.channel_id.as_bytes());
             let Some(number) = self.cache.get(&key).map(|row| row.number).filter(|number| *number != 0) else { continue };
-            for client in messages.iter().filter_map(|(message, _)| client_no(message)) {
-                wanted.push(((number, client), keys::idx_client_no(slot, ChannelNumber(number), client)));
+            for client in clients.iter().flatten() {
+                wanted.push(((number, *client), keys::idx_client_no(*slot, ChannelNumber(number), *client)));
             }
         }
         if wanted.len() < 2 {
@@ -114,6 +132,7 @@ impl Store<'_> {
         slot: Bucket,
         frame: &ChannelBatch<'_>,
         messages: &[Decoded<'_>],
+        clients: &[Option<ClientNo>],
     ) -> Result<(ChannelResult, Option<JournalItem>), StoreError> {
         let key = keys::chan(slot, frame.channel_type.0, frame.channel_id.as_bytes());
         let old = self.channel(&key)?;
@@ -125,8 +144,7 @@ impl Store<'_> {
         let timestamp_s = now_ms.div_euclid(1000);
         let (mut stored, mut senders) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
         let mut names: Vec<Box<str>> = Vec::new();
-        for ((message, bytes), (conn, named)) in messages.iter().zip(frame.senders()) {
-            let client = client_no(message);
+        for (((message, bytes), client), (conn, named)) in messages.iter().zip(clients.iter().copied()).zip(frame.senders()) {
             if let Some(earlier) = self.find(slot, &row, message, client)? {
                 stored.push(earlier);
                 continue;

@@ -66,6 +66,8 @@ async fn churn(node: &Node, seed: u64, rounds: usize) -> anyhow::Result<()> {
             s.instances.iter().any(|i| i.name == victim && i.generation > generation && i.state() == wk_proto::node::v1::State::Ready)
         };
         node.wait_status("back", back).await?;
+        // The operator's word that this crash is accounted for: restarts stay without delay, however many rounds there are.
+        node.must_wkctl(&["start"]).await?;
     }
     stop.send_replace(true);
     let mut ended = Vec::new();

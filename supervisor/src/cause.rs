@@ -122,9 +122,9 @@ fn signal_name(signal: i32) -> &'static str {
         4 => " (ILL)",
         6 => " (ABRT)",
         7 => " (BUS)",
-        9 => " (KILL, not ours, perhaps out of memory)",
+        9 => " (KILL)",
         11 => " (SEGV)",
-        15 => " (TERM, not ours)",
+        15 => " (TERM)",
         _ => "",
     }
 }
@@ -132,6 +132,9 @@ fn signal_name(signal: i32) -> &'static str {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // As a cause of a crash it cannot be a signal of ours.
+            Self::Exit(Exit::Signal { signal: 9, .. }) => f.write_str("signal 9 (KILL, not ours, perhaps out of memory)"),
+            Self::Exit(Exit::Signal { signal: 15, .. }) => f.write_str("signal 15 (TERM, not ours)"),
             Self::Exit(exit) => exit.fmt(f),
             Self::Spawn { text, .. } => f.write_str(text),
             Self::StartTimeout => f.write_str("not ready before the start timeout"),

@@ -1,6 +1,6 @@
 //! Tables for people: start, stop. Pure text, shared by the supervisor's foreground output and `wkctl`.
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use wk_proto::supervisor::v1 as pb;
 
 /// A table without lines, as `kubectl` prints it.
@@ -8,6 +8,8 @@ use wk_proto::supervisor::v1 as pb;
 pub(crate) fn plain_table(header: &[&str], right_from: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
+    // On a terminal that is too narrow the words of a cell go on in its next line.
+    table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.iter().copied());
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -40,24 +42,50 @@ pub fn ms(us: u64) -> String {
 /// Component timing of a start. Unit of all columns: ms.
 #[must_use]
 pub fn timing_table(timing: &pb::Timing) -> String {
-    let mut table = plain_table(&["COMPONENT", "WAIT", "FORK+EXEC", "INIT", "HANDSHAKE", "READY AT", "OWN", "SHARE", "CRITICAL"], 1);
-    for row in &timing.rows {
-        let share = percent(row.own_us, timing.total_us);
-        table.add_row(vec![
-            Cell::new(&row.name),
-            Cell::new(ms(row.wait_us)),
-            Cell::new(ms(row.exec_us)),
-            Cell::new(ms(row.init_us)),
-            Cell::new(ms(row.handshake_us)),
-            Cell::new(ms(row.ready_at_us)),
-            Cell::new(ms(row.own_us)),
-            Cell::new(share),
-            Cell::new(if row.critical { "*" } else { "" }),
-        ]);
-    }
+    let text = narrow(timing_rows(timing), TIMING_OPTIONAL, plain_table(&[], 0).width().map(usize::from));
     let gain = if timing.sum_us > timing.total_us { percent(timing.sum_us - timing.total_us, timing.sum_us) } else { "0.0%".into() };
     let (total, sum) = (ms(timing.total_us), ms(timing.sum_us));
-    format!("{}\ntotal ready {total} ms · sum of own times {sum} ms · parallel gain {gain}", render(&table))
+    format!("{text}\ntotal ready {total} ms · sum of own times {sum} ms · parallel gain {gain}")
+}
+
+/// Columns of the timing table that a narrow terminal does without, first to go first.
+const TIMING_OPTIONAL: &[&str] = &["FORK+EXEC", "SHARE", "INIT", "HANDSHAKE"];
+
+/// Title and cells of each column.
+type Columns = Vec<(&'static str, Vec<String>)>;
+
+fn timing_rows(timing: &pb::Timing) -> Columns {
+    let column = |title, cell: &dyn Fn(&pb::TimingRow) -> String| (title, timing.rows.iter().map(cell).collect());
+    vec![
+        column("COMPONENT", &|r| r.name.clone()),
+        column("WAIT", &|r| ms(r.wait_us)),
+        column("FORK+EXEC", &|r| ms(r.exec_us)),
+        column("INIT", &|r| ms(r.init_us)),
+        column("HANDSHAKE", &|r| ms(r.handshake_us)),
+        column("READY AT", &|r| ms(r.ready_at_us)),
+        column("OWN", &|r| ms(r.own_us)),
+        column("SHARE", &|r| percent(r.own_us, timing.total_us)),
+        column("CRITICAL", &|r| if r.critical { "*".to_owned() } else { String::new() }),
+    ]
+}
+
+/// A table of names and numbers with as many columns as fit; numbers are never broken.
+fn narrow(mut columns: Columns, optional: &[&str], width: Option<usize>) -> String {
+    let mut optional = optional.iter();
+    loop {
+        let titles: Vec<&str> = columns.iter().map(|(title, _)| *title).collect();
+        let mut table = plain_table(&titles, 1);
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        for index in 0..columns.first().map_or(0, |(_, cells)| cells.len()) {
+            table.add_row(columns.iter().map(|(_, cells)| cells.get(index).cloned().unwrap_or_default()));
+        }
+        let text = render(&table);
+        let fits = text.lines().all(|l| width.is_none_or(|w| l.chars().count() <= w));
+        match optional.next() {
+            Some(gone) if !fits => columns.retain(|(title, _)| title != gone),
+            _ => return text,
+        }
+    }
 }
 
 fn percent(part: u64, whole: u64) -> String {
@@ -70,7 +98,7 @@ fn percent(part: u64, whole: u64) -> String {
 pub fn stop_table(end: &pb::OpEnd) -> String {
     let mut table = plain_table(&["COMPONENT", "OUTCOME", "TOOK MS"], 2);
     for row in &end.stops {
-        table.add_row(vec![Cell::new(&row.name), Cell::new(&row.outcome), Cell::new(ms(row.took_us))]);
+        table.add_row(vec![row.name.clone(), row.outcome.clone(), ms(row.took_us)]);
     }
     let count = |outcome: &str| end.stops.iter().filter(|r| r.outcome == outcome).count();
     let outcomes = format!("clean {} · forced {} · gone {}", count("clean"), count("forced"), count("gone"));
@@ -137,6 +165,16 @@ mod tests {
         let cluster = text.lines().find(|l| l.starts_with("cluster@0")).unwrap();
         assert!(cluster.ends_with('*') && cluster.contains("100.0%"), "{text}");
         assert!(text.lines().all(|l| l == l.trim_end()), "{text:?}");
+    }
+
+    #[test]
+    fn a_narrow_timing_table_loses_columns_and_breaks_no_number() {
+        let row = pb::TimingRow { name: "worker.channel@0".into(), own_us: 1_234_567, ..Default::default() };
+        let timing = pb::Timing { rows: vec![row], total_us: 2_000_000, sum_us: 0 };
+        let titles = |width| narrow(timing_rows(&timing), TIMING_OPTIONAL, width).lines().next().unwrap_or_default().to_owned();
+        assert!(titles(None).contains("FORK+EXEC") && titles(Some(75)).contains("SHARE") && !titles(Some(75)).contains("FORK+EXEC"));
+        let text = narrow(timing_rows(&timing), TIMING_OPTIONAL, Some(60));
+        assert!(text.lines().all(|l| l.chars().count() <= 60) && text.contains("1,234.6"), "{text}");
     }
 
     #[test]

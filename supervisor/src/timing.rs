@@ -55,7 +55,8 @@ impl Timing {
         let mut rows: Vec<Row> = times.iter().filter_map(|(name, t)| row(*name, began, t)).collect();
         rows.sort_by_key(|r| (r.ready_at, r.name));
         let required = |r: &&Row| spec.daemons.get(&r.name.daemon).is_some_and(|d| d.required);
-        let last = rows.iter().filter(required).max_by_key(|r| r.ready_at).cloned();
+        // A start of optional ones alone is over with the last of these.
+        let last = rows.iter().filter(required).max_by_key(|r| r.ready_at).or(rows.last()).cloned();
         let total = last.as_ref().map_or(Duration::ZERO, |r| r.ready_at);
         let mut next = last.map(|r| r.name);
         while let Some(name) = next {
@@ -161,5 +162,12 @@ mod tests {
         let timing = Timing::build(&spec, ms(0), &input);
         assert!(timing.rows.iter().all(|r| r.critical));
         assert_eq!(timing.sum(), ms(400 + 20 + 50));
+    }
+
+    #[test]
+    fn a_start_of_an_optional_part_alone_has_a_total() {
+        let name = InstanceName { daemon: Daemon::PluginHost, slot: 0 };
+        let timing = Timing::build(&Spec::standard(ms(60_000)), ms(0), &[(name, times(0, 20, 0, 40))]);
+        assert_eq!(timing.total, ms(40));
     }
 }

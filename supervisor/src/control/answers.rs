@@ -127,7 +127,7 @@ fn last_exit(end: LastEnd, ago: Duration) -> pb::LastExit {
         Exit::Unknown => (None, None, false),
     };
     let (up_ms, ago_ms) = (millis(end.up), millis(ago));
-    pb::LastExit { generation: end.generation, code, signal, core, up_ms, ago_ms, text: end.exit.to_string() }
+    pb::LastExit { generation: end.generation, code, signal, core, up_ms, ago_ms, text: end.text() }
 }
 
 pub(crate) fn plan(planned: Result<Plan, Refusal>) -> pb::PlanReply {

@@ -12,6 +12,8 @@ use crate::report::{self, ms};
 
 /// Columns of the bars.
 const BAR: u64 = 60;
+/// The same on a narrow terminal.
+const BAR_MIN: u64 = 10;
 
 pub(super) async fn run(mut client: SupervisorClient<Channel>, view: AnalyzeView, output: Output) -> Result<u8, Failure> {
     let starts = client.analyze(pb::AnalyzeRequest {}).await?.into_inner().starts;
@@ -28,7 +30,7 @@ pub(super) async fn run(mut client: SupervisorClient<Channel>, view: AnalyzeView
         }
         (Output::Table, AnalyzeView::Blame) => blame(last),
         (Output::Table, AnalyzeView::CriticalChain) => chain(last),
-        (Output::Table, AnalyzeView::Plot) => plot(last),
+        (Output::Table, AnalyzeView::Plot) => plot(last, super::screen::width()),
     };
     writeln!(io::stdout(), "{text}")?;
     Ok(0)
@@ -52,10 +54,12 @@ fn chain(timing: &pb::Timing) -> String {
 }
 
 /// `-` waits, `=` works.
-fn plot(timing: &pb::Timing) -> String {
+fn plot(timing: &pb::Timing, width: Option<usize>) -> String {
     let widest = timing.rows.iter().map(|r| r.name.len()).max().unwrap_or(0);
+    // Name, frame, time and mark take what is left.
+    let columns = width.map_or(BAR, |w| u64::try_from(w.saturating_sub(widest + 20)).unwrap_or(BAR).clamp(BAR_MIN, BAR));
     let whole = timing.rows.iter().map(|r| r.ready_at_us).max().unwrap_or(0).max(1);
-    let scale = |us: u64| usize::try_from(us * BAR / whole).unwrap_or(0);
+    let scale = |us: u64| usize::try_from(us * columns / whole).unwrap_or(0);
     let line = |r: &pb::TimingRow| {
         // Exec and initialisation come first, the handshake last, waiting for edges between them.
         let (up, handshake) = (scale(r.exec_us + r.init_us), scale(r.handshake_us).max(1));
@@ -63,7 +67,12 @@ fn plot(timing: &pb::Timing) -> String {
         let wait = end.saturating_sub(up + handshake);
         let bar = format!("{}{}{}", "=".repeat(up), "-".repeat(wait), "=".repeat(handshake));
         let mark = if r.critical { " *" } else { "" };
-        format!("{:<widest$}  |{bar:<width$}| {:>9} ms{mark}", r.name, ms(r.ready_at_us), width = usize::try_from(BAR).unwrap_or(60) + 1)
+        format!(
+            "{:<widest$}  |{bar:<width$}| {:>9} ms{mark}",
+            r.name,
+            ms(r.ready_at_us),
+            width = usize::try_from(columns).unwrap_or(60) + 1
+        )
     };
     let mut rows: Vec<&pb::TimingRow> = timing.rows.iter().collect();
     rows.sort_by_key(|r| r.ready_at_us);
@@ -93,7 +102,9 @@ mod tests {
     fn views_of_a_start() {
         assert!(blame(&timing()).starts_with("     301.0 ms  cluster@0"), "{}", blame(&timing()));
         assert!(chain(&timing()).contains("api@0 @400.0 ms +199.0 ms\n└─cluster@0 @301.0 ms"), "{}", chain(&timing()));
-        let plot = plot(&timing());
+        let narrow = plot(&timing(), Some(60));
+        assert!(narrow.lines().take(2).all(|l| l.chars().count() <= 60), "{narrow}");
+        let plot = plot(&timing(), None);
         let api = plot.lines().nth(1).unwrap();
         assert!(api.contains("===---") && api.ends_with("400.0 ms *"), "{plot}");
     }

@@ -95,9 +95,11 @@ pub(super) async fn run(line: &str, breaks: Option<&str>, env: &Env) -> Result<u
     Ok(EXIT_OK)
 }
 
-/// The part of a candidate that bash puts in the place of the last piece of the word.
+/// The part of a candidate that bash puts in the place of the last piece of the word. `@` is a part of that piece.
+/// Source: `rl_special_prefixes` in bash's bashline.c.
 fn behind<'a>(value: &'a str, typed: &str, breaks: &str) -> &'a str {
-    let cut = typed.char_indices().rev().find(|(_, c)| breaks.contains(*c)).map_or(0, |(at, c)| at + c.len_utf8());
+    let piece = |(at, c): (usize, char)| if c == '@' { at } else { at + c.len_utf8() };
+    let cut = typed.char_indices().rev().find(|(_, c)| breaks.contains(*c)).map_or(0, piece);
     value.get(cut..).unwrap_or(value)
 }
 
@@ -329,7 +331,7 @@ mod tests {
     #[test]
     fn bash_gets_only_what_it_replaces() {
         let breaks = "\"'@><=;|&(:";
-        assert_eq!(behind("worker.user@1", "worker.user@", breaks), "1");
+        assert_eq!(behind("worker.user@1", "worker.user@", breaks), "@1");
         assert_eq!(behind("worker.user@1", "wor", breaks), "worker.user@1");
         assert_eq!(behind("--output=json", "--output=js", breaks), "json");
     }

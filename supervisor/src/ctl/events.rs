@@ -13,6 +13,8 @@ use super::{EXIT_UNKNOWN, Failure};
 use crate::console::Paint;
 use crate::names;
 
+/// Columns of names in logs: those of most instances.
+const NAME_WIDTH: usize = "worker.channel@0".len();
 /// Exit code of a reader that was too slow: come back and ask again.
 const EXIT_LAGGED: u8 = 75;
 
@@ -70,8 +72,9 @@ pub(super) fn line(event: &pb::Event, paint: Paint) -> String {
 }
 
 pub(super) async fn logs(mut client: SupervisorClient<Channel>, ask: pb::LogsRequest, output: Output) -> Result<u8, Failure> {
+    // All names of a usual node; of a single daemon its own.
+    let mut widest = if ask.names.len() == 1 { 0 } else { NAME_WIDTH };
     let mut lines = client.logs(ask).await?.into_inner();
-    let mut widest = 0;
     loop {
         let line = tokio::select! {
             line = lines.message() => line?,

@@ -22,17 +22,25 @@ const HOW: &str = "start one with `scripts/up`, or `wksupervisor run --config FI
 
 /// `--runtime`, else `--node`, else the only node there is.
 pub(super) fn node_dir(runtime: Option<&Path>, node: Option<u16>, env: &Env) -> Result<PathBuf, Failure> {
-    if let Some(dir) = runtime.filter(|d| d.join(SOCKET).exists()) {
+    if let Some(dir) = runtime.filter(|d| d.join(SOCKET).try_exists().is_ok_and(|there| there)) {
         return Ok(dir.to_path_buf());
     }
     let uid = rustix::process::geteuid().as_raw();
     let bases = runtime.map_or_else(|| runtime_bases(&Config::default(), env, uid), |dir| vec![dir.to_path_buf()]);
-    let mut found = nodes(&bases);
-    if let Some(node) = node {
-        found.retain(|dir| dir.file_name().is_some_and(|n| n.to_string_lossy() == node.to_string()));
-    }
-    match found.as_slice() {
-        [only] => Ok(only.clone()),
+    let (found, closed) = nodes(&bases);
+    let named = |dir: &&PathBuf| node.is_none_or(|node| dir.file_name().is_some_and(|n| n.to_string_lossy() == node.to_string()));
+    match found.iter().filter(named).collect::<Vec<_>>().as_slice() {
+        [only] => Ok((*only).clone()),
+        [] if closed.is_some() => {
+            let dir = closed.unwrap_or_default();
+            let who = "root, the user of the node, and members of supervisor.adminGroup, .operatorGroup and .viewerGroup may look there";
+            Err(Failure::new(EXIT_PERMISSION, format!("{}: permission denied; {who}", dir.display())))
+        }
+        [] if !found.is_empty() => {
+            let list: Vec<String> = found.iter().map(|d| d.display().to_string()).collect();
+            let node = node.unwrap_or_default();
+            Err(Failure::new(EXIT_UNREACHABLE, format!("node {node} does not run here; there are {}", list.join(", "))))
+        }
         [] => {
             let looked: Vec<String> = bases.iter().map(|b| b.display().to_string()).collect();
             Err(Failure::new(EXIT_UNREACHABLE, format!("no supervisor runs (looked under {}); {HOW}", looked.join(", "))))
@@ -44,13 +52,29 @@ pub(super) fn node_dir(runtime: Option<&Path>, node: Option<u16>, env: &Env) -> 
     }
 }
 
-/// Folders with a control socket, one level below the bases.
-fn nodes(bases: &[PathBuf]) -> Vec<PathBuf> {
-    let below = bases.iter().filter_map(|b| fs::read_dir(b).ok()).flat_map(|entries| entries.flatten().map(|e| e.path()));
-    let mut found: Vec<PathBuf> = below.filter(|d| d.join(SOCKET).exists()).collect();
+/// Folders with a control socket, one level below the bases; and the first folder that is closed to us.
+fn nodes(bases: &[PathBuf]) -> (Vec<PathBuf>, Option<PathBuf>) {
+    let (mut found, mut closed) = (Vec::new(), None);
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    for base in bases {
+        let below = match fs::read_dir(base) {
+            Ok(entries) => entries.flatten().map(|e| e.path()).collect(),
+            Err(error) => {
+                closed = closed.or(denied(&error).then(|| base.clone()));
+                Vec::new()
+            }
+        };
+        for dir in below {
+            match dir.join(SOCKET).try_exists() {
+                Ok(true) => found.push(dir),
+                Ok(false) => {}
+                Err(error) => closed = closed.or(denied(&error).then_some(dir)),
+            }
+        }
+    }
     found.sort();
     found.dedup();
-    found
+    (found, closed)
 }
 
 /// Connects, with a message that says what to do when that fails.
@@ -108,5 +132,7 @@ mod tests {
         assert_eq!(several.code, EXIT_USAGE);
         assert!(several.message.contains("1001") && several.message.contains("1002"), "{several}");
         assert_eq!(dir(base.path(), Some(1002)).unwrap(), base.path().join("1002"));
+        let other = dir(base.path(), Some(7)).unwrap_err();
+        assert!(other.code == EXIT_UNREACHABLE && other.message.contains("node 7 does not run here; there are"), "{other}");
     }
 }

@@ -70,7 +70,11 @@ pub(super) async fn run(mut client: SupervisorClient<Channel>, ask: Ask, waiting
         Some(within) => match tokio::time::timeout(within, follow).await {
             Ok(code) => code,
             Err(_) => {
-                let text = format!("not done after {}; it goes on: wkctl op wait {op}", humantime::format_duration(within));
+                let within = humantime::format_duration(within);
+                let text = match op {
+                    0 => format!("no answer after {within}; `wkctl op ls` tells whether it has begun"),
+                    op => format!("not done after {within}; it goes on: wkctl op wait {op}"),
+                };
                 Err(Failure::new(EXIT_TIMEOUT, text))
             }
         },

@@ -26,6 +26,9 @@ pub(super) struct Look {
 const OPTIONAL: [&str; 7] = ["FDS", "CPU", "MEM", "WHY", "UP", "PID", "RESTARTS"];
 const COLUMNS: [&str; 10] = ["NAME", "STATE", "READY", "PID", "UP", "RESTARTS", "CPU", "MEM", "FDS", "WHY"];
 const WIDE: [&str; 11] = ["NAME", "STATE", "READY", "PID", "GEN", "UP", "RESTARTS", "CPU", "MEM", "FDS", "WHY"];
+/// Of a live view, with one line for each instance: what it is for goes last.
+const FLAT: [&str; 9] = ["NAME", "STATE", "PID", "UP", "RESTARTS", "CPU", "MEM", "FDS", "WHY"];
+const FLAT_OPTIONAL: [&str; 7] = ["FDS", "UP", "PID", "WHY", "RESTARTS", "MEM", "CPU"];
 /// Before a reason below its line.
 const BELOW: &str = "     ↳ ";
 
@@ -70,22 +73,22 @@ pub(super) fn head(snapshot: &pb::Snapshot, look: Look) -> String {
 
 /// Pools as trees.
 pub(super) fn table(snapshot: &pb::Snapshot, look: Look, rates: &Rates) -> String {
-    draw(&rows(snapshot, rates), look)
+    let columns: &[&str] = if look.wide { &WIDE } else { &COLUMNS };
+    draw(&rows(snapshot, rates), look, columns, &OPTIONAL)
 }
 
 /// One line per instance, in the order given.
 pub(super) fn flat(snapshot: &pb::Snapshot, look: Look, rates: &Rates) -> String {
     let rows: Vec<Row> = snapshot.instances.iter().map(|i| row(i, i.name.clone(), rates)).collect();
-    draw(&rows, look)
+    draw(&rows, look, &FLAT, &FLAT_OPTIONAL)
 }
 
-fn draw(rows: &[Row], look: Look) -> String {
-    let columns: &[&str] = if look.wide { &WIDE } else { &COLUMNS };
-    let dropped_max = if look.wide { 0 } else { OPTIONAL.len() };
+fn draw(rows: &[Row], look: Look, columns: &[&'static str], optional: &[&'static str]) -> String {
+    let dropped_max = if look.wide { 0 } else { optional.len() };
     let width = look.width.filter(|_| !look.wide).unwrap_or(usize::MAX);
     let mut lines = Vec::new();
     for dropped in 0..=dropped_max {
-        let gone: Vec<&str> = OPTIONAL.iter().copied().take(dropped).collect();
+        let gone: Vec<&str> = optional.iter().copied().take(dropped).collect();
         let shown: Vec<&str> = columns.iter().copied().filter(|c| !gone.contains(c)).collect();
         let mut table = plain_table(&shown, columns.len());
         table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
@@ -148,21 +151,24 @@ fn rows(snapshot: &pb::Snapshot, rates: &Rates) -> Vec<Row> {
         if count == 1 {
             let ready = if first.state() == State::Ready { "1/1" } else { "0/1" };
             rows.push(row(first, daemon.to_owned(), rates).into_iter().chain([("READY", ready.to_owned())]).collect());
+            rows.extend(parts(first));
         } else {
             rows.push(pool(daemon, group));
             for (index, instance) in group.iter().enumerate() {
                 let branch = if index + 1 == count { "└" } else { "├" };
                 rows.push(row(instance, format!(" {branch} {}", instance.name), rates));
-            }
-        }
-        for instance in group {
-            for part in &instance.components {
-                let state = if part.serving { "serving" } else { "not serving" };
-                rows.push(Row::from([("NAME", format!("   · {}", part.name)), ("STATE", state.to_owned())]));
+                rows.extend(parts(instance));
             }
         }
     }
     rows
+}
+
+/// Components of an instance.
+fn parts(instance: &pb::InstanceStatus) -> Vec<Row> {
+    let state = |serving: bool| if serving { "serving" } else { "not serving" }.to_owned();
+    let part = |c: &pb::Component| Row::from([("NAME", format!("   · {}", c.name)), ("STATE", state(c.serving))]);
+    instance.components.iter().map(part).collect()
 }
 
 fn pool(daemon: &str, group: &[pb::InstanceStatus]) -> Row {
@@ -293,6 +299,21 @@ mod tests {
     fn wide_has_generations_and_limits() {
         let text = table(&snapshot(), Look { wide: true, ..look(Some(20)) }, &Rates::new());
         assert!(text.contains("GEN") && text.contains("12/1024"), "{text}");
+    }
+
+    #[test]
+    fn a_live_view_keeps_the_use_of_the_processor() {
+        let shown = |width| flat(&snapshot(), look(Some(width)), &Rates::new()).lines().next().unwrap_or_default().to_owned();
+        assert!(shown(60).contains("CPU") && !shown(60).contains("FDS") && !shown(200).contains("READY"), "{}", shown(60));
+    }
+
+    #[test]
+    fn components_stand_below_their_instance() {
+        let mut s = snapshot();
+        s.instances[1].components = vec![pb::Component { name: "wk.part".into(), serving: true }];
+        let text = table(&s, look(None), &Rates::new());
+        let at = |part: &str| text.find(part).unwrap();
+        assert!(at("worker.user@0") < at("· wk.part") && at("· wk.part") < at("worker.user@1"), "{text}");
     }
 
     #[test]

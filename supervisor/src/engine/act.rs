@@ -114,6 +114,8 @@ impl Engine {
             Err(cause) => {
                 // If it was for want of descriptors, the next try has these.
                 self.spare.clear();
+                // This generation wrote nothing: lines of an earlier one would not explain it.
+                self.log_offsets.insert(name, u64::MAX);
                 return Fact::SpawnFailed(cause);
             }
         };

@@ -244,10 +244,10 @@ impl Table {
         match &instance.rest {
             Rest::Spawning => "fork and exec under way".into(),
             _ if !self.wanted(instance.name) => {
-                let last = instance.last_end.map_or(String::new(), |end| format!(", last {}", end.exit));
+                let last = instance.last_end.map_or(String::new(), |end| format!(", last {}", end.text()));
                 format!("not wanted{last}")
             }
-            Rest::Idle if held => instance.last_end.map_or_else(|| "not started".into(), |end| end.exit.to_string()),
+            Rest::Idle if held => instance.last_end.map_or_else(|| "not started".into(), |end| end.text()),
             Rest::Idle => "about to be started".into(),
             Rest::Backoff { cause, .. } if held => format!("{cause}; `wkctl unhold` starts it"),
             Rest::Backoff { until, cause } => {

@@ -97,11 +97,15 @@ impl Table {
         let Some(instance) = self.instances.get_mut(&name) else { return };
         let Some(run) = instance.run.take() else { return };
         let generation = instance.generation;
-        instance.last_end = Some(LastEnd { generation, exit, at: now, up: now.saturating_sub(run.times.spawn) });
+        let planned = run.ending.as_ref().is_some_and(|e| e.cause.is_none());
+        instance.last_end = Some(LastEnd { generation, exit, at: now, up: now.saturating_sub(run.times.spawn), planned });
         instance.rest = Rest::Idle;
         let took = run.ending.as_ref().map_or(Duration::ZERO, |e| now.saturating_sub(e.began));
+        let asked = matches!(exit, Exit::Signal { signal: 15, .. });
         let outcome = match &run.ending {
             Some(Ending { cause: None, step: EndStep::Term, .. }) if exit == Exit::Code(0) => Outcome::Clean,
+            // It had not come so far as to answer signals: nothing was begun.
+            Some(Ending { cause: None, step: EndStep::Term, .. }) if asked && run.times.up.is_none() => Outcome::Clean,
             Some(Ending { cause: None, step, .. }) if *step > EndStep::Term => Outcome::Forced,
             _ => Outcome::Gone,
         };

@@ -272,6 +272,17 @@ pub struct LastEnd {
     pub at: Time,
     /// It lived this long.
     pub up: Duration,
+    /// We had asked for it.
+    #[serde(default)]
+    pub planned: bool,
+}
+
+impl LastEnd {
+    /// In words; a signal that was not ours is called so.
+    #[must_use]
+    pub fn text(&self) -> String {
+        if self.planned { self.exit.to_string() } else { Cause::Exit(self.exit).to_string() }
+    }
 }
 
 /// One slot.

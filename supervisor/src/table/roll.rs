@@ -6,7 +6,7 @@ use wk_types::InstanceName;
 
 use super::op::{Op, Phase};
 use super::surge::Surge;
-use super::{EndStep, Instance, Kind, Pace, Request, Rest, Table};
+use super::{EndStep, Instance, Kind, LastEnd, Pace, Request, Rest, Table};
 use crate::backoff::Time;
 
 /// One instance on its way to a new generation.
@@ -175,7 +175,7 @@ impl Table {
     fn last_words(&self, instance: &Instance) -> String {
         match &instance.rest {
             Rest::Backoff { cause, .. } => cause.to_string(),
-            _ => instance.last_end.as_ref().map_or_else(|| "it crashed".to_owned(), |end| end.exit.to_string()),
+            _ => instance.last_end.as_ref().map_or_else(|| "it crashed".to_owned(), LastEnd::text),
         }
     }
 

@@ -1,5 +1,8 @@
 //! Names: what completion offers in a real shell, and what is said about those that nobody has.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is a failure of the test")]
+
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -18,8 +21,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 
 /// What a bash offers at the end of a line; anything on standard error fails.
 fn bash(line: &str) -> Vec<String> {
-    let output =
-        Command::new("bash").args(["--norc", "-c", ASK, "bash", env!("CARGO_BIN_EXE_wkctl"), line]).output().expect("bash is there");
+    let output = Command::new("bash").args(["--norc", "-c", ASK, "bash", env!("CARGO_BIN_EXE_wkctl"), line]).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{line}: {output:?}");
     String::from_utf8_lossy(&output.stdout).lines().filter(|l| !l.is_empty()).map(str::to_owned).collect()
 }
@@ -34,7 +36,7 @@ async fn bash_completes_names_numbers_and_options() {
     node.must_wkctl(&["scale", "worker.channel=2"]).await;
     let at = node.runtime();
     assert_eq!(on(&at, "why worker.ch"), ["worker.channel", "worker.channel@0", "worker.channel@1"]);
-    assert_eq!(on(&at, "why worker.channel@"), ["0", "1"], "bash replaces what stands behind its word break");
+    assert_eq!(on(&at, "why worker.channel@"), ["@0", "@1"], "bash replaces what stands behind its word break, and this one with it");
     assert_eq!(on(&at, "restart api ap"), ["api@0"], "what was given is not offered again");
     assert_eq!(on(&at, "scale worker.p"), ["worker.push="]);
     assert_eq!(on(&at, "op wait "), ["2", "1"], "the latest first");
@@ -82,4 +84,23 @@ async fn an_unknown_name_is_4_and_what_was_meant_is_offered() {
     let scale = node.wkctl(&["scale", "channel=2"]).await;
     assert!(String::from_utf8_lossy(&scale.stderr).contains("did you mean worker.channel?"), "{scale:?}");
     assert_eq!(node.wkctl(&["logs", "worker.user@7"]).await.status.code(), Some(4));
+}
+
+/// Needs root, to be somebody else for a moment.
+#[tokio::test]
+async fn a_node_that_is_closed_to_us_is_77_and_not_absent() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can call as another user");
+        return;
+    }
+    let node = Node::start().await;
+    let tool = node.dir().join("wkctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_wkctl"), &tool).unwrap();
+    std::fs::set_permissions(node.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    for runtime in [node.runtime(), node.dir().join("r")] {
+        let mut command = Command::new(&tool);
+        let output = command.arg("--runtime").arg(&runtime).arg("status").uid(65534).gid(65534).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(77) && err.contains("permission denied"), "{}: {output:?}", runtime.display());
+    }
 }

@@ -134,3 +134,15 @@ async fn retries_the_whole_start_as_often_as_told() {
     node.wait("ready", |s| s.overall == "ready").await;
     assert!(node.out().contains("next attempt in"), "{}", node.out());
 }
+
+#[tokio::test]
+async fn a_missing_binary_is_not_explained_by_an_earlier_life() {
+    let node = Plan::new("").fault("api@0", "log=all_is_well").spawn();
+    node.wait("ready", |s| s.overall == "ready").await;
+    std::fs::remove_file(node.dir().join("bin/wk-api")).unwrap();
+    let output = node.wkctl(&["restart", "api"]).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{text}");
+    assert!(text.contains("cannot execute") && !text.contains("all is well"), "{text}");
+    assert!(!node.must_wkctl(&["why", "api"]).await.contains("all is well"));
+}

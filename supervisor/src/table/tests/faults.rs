@@ -163,3 +163,20 @@ fn row_16_a_port_in_use_is_tried_again() {
     world.pass(5_000);
     assert_eq!(world.state(user), State::Ready);
 }
+
+#[test]
+fn a_signal_of_ours_is_not_called_somebody_elses() {
+    let (plugins, term) = (at(Daemon::PluginHost), Exit::Signal { signal: 15, core: false });
+    let mut world = World::new();
+    world.start();
+    let last = |world: &World| world.table.view(world.now, plugins).unwrap().last_end.unwrap().text();
+    world.fact(plugins, Fact::Exited(term));
+    assert_eq!(last(&world), "signal 15 (TERM, not ours)");
+    world.deaf.push(plugins);
+    world.begin(Kind::Stop, &["plugin-host"], Flags::default()).unwrap();
+    world.fact(plugins, Fact::Exited(term));
+    assert_eq!(last(&world), "signal 15 (TERM)");
+    let why = world.table.view(world.now, plugins).unwrap().why;
+    assert_eq!(why, "not wanted, last signal 15 (TERM)");
+    assert_eq!(world.last().stops.iter().map(|s| s.outcome).collect::<Vec<_>>(), [Outcome::Gone], "it had begun to work");
+}

@@ -85,9 +85,17 @@ async fn watch_once(
     Ok(())
 }
 
+/// The first common moment after `at`, counted from `zero`: all daemons are asked together, and the pings of their connections, which come when
+/// nothing was heard for a while, fall together then. An idle supervisor wakes once for all of them.
+fn round_after(zero: Instant, at: Instant) -> Instant {
+    let rounds = at.duration_since(zero).as_nanos() / LIVE_EVERY.as_nanos();
+    zero + LIVE_EVERY * u32::try_from(rounds + 1).unwrap_or(u32::MAX)
+}
+
 /// Asks `wk.live` every ten seconds and tells of each miss, and of the first answer after one. Never returns.
-pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, counters: Arc<Counters>) {
-    let mut due = Instant::now() + LIVE_EVERY;
+pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, zero: Instant, counters: Arc<Counters>) {
+    // Who has just begun is asked after ten seconds at the earliest.
+    let mut due = round_after(zero, Instant::now() + LIVE_EVERY - Duration::from_nanos(1));
     // A predecessor may have counted some.
     let mut missed = true;
     loop {
@@ -105,7 +113,7 @@ pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, counters
             missed = !alive;
             facts.send(Fact::Alive(alive)).await;
         }
-        due = Instant::now() + LIVE_EVERY;
+        due = round_after(zero, Instant::now());
     }
 }
 
@@ -135,5 +143,18 @@ async fn check(channel: &Channel, within: Duration) -> bool {
         // It answered: the name is missing, the executor is not.
         Ok(Err(status)) => status.code() == Code::NotFound,
         Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_asked_at_the_same_moments() {
+        let zero = Instant::now();
+        let at = |ms| round_after(zero, zero + Duration::from_millis(ms)).duration_since(zero);
+        assert_eq!([at(0), at(3), at(9_999)], [LIVE_EVERY; 3]);
+        assert_eq!([at(10_000), at(10_001)], [LIVE_EVERY * 2; 2], "the moment itself is over");
     }
 }

@@ -73,7 +73,10 @@ pub(super) async fn run(line: &str, breaks: Option<&str>, env: &Env) -> Result<u
     let cursor = read(&root, split(line));
     let found = match &cursor.wanted {
         Wanted::Words(words) => words.clone(),
-        Wanted::Directories => vec![(DIRECTORIES.to_owned(), String::new())],
+        Wanted::Directories => {
+            writeln!(io::stdout(), "{DIRECTORIES}")?;
+            return Ok(EXIT_OK);
+        }
         Wanted::Signals => {
             Signal::iterator().map(|s| (s.as_str().trim_start_matches("SIG").to_owned(), format!("signal {}", s as i32))).collect()
         }
@@ -82,8 +85,7 @@ pub(super) async fn run(line: &str, breaks: Option<&str>, env: &Env) -> Result<u
     };
     let mut out = io::stdout().lock();
     for (value, help) in found {
-        let fits = cursor.wanted == Wanted::Directories || value.starts_with(&cursor.word);
-        if !fits || cursor.given.contains(&value) {
+        if !value.starts_with(&cursor.word) || cursor.given.contains(&value) {
             continue;
         }
         let value = format!("{}{value}", cursor.before);

@@ -31,6 +31,8 @@ const FLAT: [&str; 9] = ["NAME", "STATE", "PID", "UP", "RESTARTS", "CPU", "MEM",
 const FLAT_OPTIONAL: [&str; 7] = ["FDS", "UP", "PID", "WHY", "RESTARTS", "MEM", "CPU"];
 /// Before a reason below its line.
 const BELOW: &str = "     ↳ ";
+/// What such lines begin with, and no others.
+const BELOW_INDENT: &str = "     ";
 
 /// Processor use by instance, in tenths of a percent; what is missing is shown as the mean of its life.
 pub(super) type Rates = BTreeMap<String, u64>;
@@ -123,19 +125,17 @@ fn with_reasons_below(lines: Vec<String>, rows: &[Row], width: usize) -> Vec<Str
     all
 }
 
-/// The state is a word as well, so colour carries nothing alone.
+/// The state is a word as well, so colour carries nothing alone. Reasons below their lines stay plain.
 fn colour(line: &str, paint: Paint) -> String {
-    let word = line.split_whitespace().find_map(|w| match w {
-        "ready" => Some(paint.good(w)),
-        "failed" | "backoff" | "blocked" | "stuck" => Some(paint.bad(w)),
-        "waiting" | "spawning" | "starting" | "degraded" | "suspect" | "draining" | "stopping" => Some(paint.warn(w)),
+    let painted = |word: &str| match word {
+        "ready" => Some(paint.good(word)),
+        "failed" | "backoff" | "blocked" | "stuck" => Some(paint.bad(word)),
+        "waiting" | "spawning" | "starting" | "degraded" | "suspect" | "draining" | "stopping" => Some(paint.warn(word)),
         _ => None,
-    });
-    let plain = line.split_whitespace().find(|w| word.as_ref().is_some_and(|p| p.contains(w)));
-    match (word, plain) {
-        (Some(word), Some(plain)) if paint.on => line.replacen(plain, &word, 1),
-        _ => line.to_owned(),
-    }
+    };
+    let reason = line.starts_with(BELOW_INDENT);
+    let found = line.split_whitespace().find_map(|word| Some((word, painted(word)?)));
+    found.filter(|_| paint.on && !reason).map_or_else(|| line.to_owned(), |(word, painted)| line.replacen(word, &painted, 1))
 }
 
 type Row = BTreeMap<&'static str, String>;
@@ -329,6 +329,11 @@ mod tests {
         let line = colour("cluster  ready  7", Paint { on: true });
         assert_eq!(line, "cluster  \x1b[32mready\x1b[0m  7");
         assert_eq!(colour("cluster  ready  7", Paint { on: false }), "cluster  ready  7");
+        assert_eq!(
+            colour("worker  degraded  1/2  1 of 2 not ready", Paint { on: true }),
+            "worker  \x1b[33mdegraded\x1b[0m  1/2  1 of 2 not ready"
+        );
+        assert_eq!(colour("     ↳ 2 of 2 not ready", Paint { on: true }), "     ↳ 2 of 2 not ready");
     }
 
     /// The schema for machines is held in place by a file that is never edited: fields may be added in a new version beside it.

@@ -47,6 +47,10 @@ async fn bash_completes_names_numbers_and_options() {
     assert_eq!(on(&at, "status --output=js"), ["json"]);
     assert_eq!(on(&at, "sta"), ["status", "start"]);
     assert_eq!(bash(&format!("wkctl --runtime {}/r", node.dir().display())).len(), 1, "folders");
+    // The other shells show help behind a tab, and do folders themselves.
+    assert_eq!(node.must_wkctl(&["complete", "--", "wkctl --runtime /t"]).await, ":directories\n");
+    let line = format!("wkctl --runtime {} why worker.push@", at.display());
+    assert_eq!(node.must_wkctl(&["complete", "--", &line]).await, "worker.push@0\tready\n");
     // A supervisor that does not answer must not hold the shell.
     node.signal_supervisor(Signal::SIGSTOP);
     assert!(on(&at, "why gate").contains(&"gateway".to_owned()));

@@ -65,6 +65,7 @@ async fn row_52_a_new_binary_takes_over_and_nobody_is_refused() {
         install(Path::new(env!("CARGO_BIN_EXE_wksupervisor")), &path);
         let exec = exec_number(&node).await;
         let text = node.must_wkctl(&["reexec"]).await;
+        node.must_wkctl(&["status"]).await;
         assert!(text.contains("goes on"), "{text}");
         assert_ne!(exec_number(&node).await, exec);
         let status = node.wait("ready", |s| s.overall == "ready").await;

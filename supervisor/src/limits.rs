@@ -104,10 +104,6 @@ pub const STATUS_EVERY: Duration = Duration::from_secs(1);
 pub const CHILDREN_DELAY: Duration = Duration::from_millis(2);
 /// Logs in one stream.
 pub const LOG_STREAM_MAX: usize = 256;
-/// Longest time for which buckets are held while they move: well below the deadline of a SEND (5 s), so that no client notices.
-pub const SHIFT_MAX: Duration = Duration::from_secs(2);
-/// Pause before a move of buckets that was called off is tried again.
-pub const SHIFT_PAUSE: Duration = Duration::from_millis(500);
 /// Slots of one pool. Bound by the gateway slot field of connection ids (6 bits).
 pub const SLOTS_MAX: u16 = 64;
 /// Numbers of descriptors below this are for what a child is given: ours are moved out of the way before.

@@ -94,7 +94,13 @@ impl Parts {
         let links = LinkSet::start(
             links,
             table.clone(),
-            LinkHooks { preamble: None, on_done: Arc::new(|_| {}), quarantine: Some(quarantine), on_poison: Arc::new(poisoned) },
+            LinkHooks {
+                preamble: None,
+                on_done: Arc::new(|_| {}),
+                on_lost: None,
+                quarantine: Some(quarantine),
+                on_poison: Arc::new(poisoned),
+            },
             &tasks,
             edges.clone(),
         );

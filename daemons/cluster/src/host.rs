@@ -162,14 +162,17 @@ impl Host {
         let last = fs::read(&file).ok().and_then(|bytes| pb::Table::decode(bytes.as_slice()).ok());
         let restored = last.map_or(0, |table| members.restore(Duration::ZERO, table, |row| answers(&row.health_socket)));
         let (health, link) = wk_lifecycle::Launch::sockets(context.instance(), context.runtime_dir());
-        members.host(pb::JoinReport {
-            instance: context.instance().to_string(),
-            incarnation: context.incarnation(),
-            pid: std::process::id(),
-            health_socket: health.display().to_string(),
-            link_socket: link.display().to_string(),
-            ..pb::JoinReport::default()
-        });
+        members.host(
+            Duration::ZERO,
+            pb::JoinReport {
+                instance: context.instance().to_string(),
+                incarnation: context.incarnation(),
+                pid: std::process::id(),
+                health_socket: health.display().to_string(),
+                link_socket: link.display().to_string(),
+                ..pb::JoinReport::default()
+            },
+        );
         tracing::info!(epoch = first, restored, "hosting the node table");
         let state = State { members, epoch, saved: first, file, began: Instant::now(), tables: watch::channel(Arc::default()).0 };
         state.publish();
@@ -183,7 +186,8 @@ impl Host {
     /// Takes a report of the holder of a seat.
     fn report(&self, seat: Seat, report: &pb::JoinReport) {
         let mut state = self.lock();
-        if state.members.report(seat, report.serving, report.draining) {
+        let now = state.began.elapsed();
+        if state.members.report(now, seat, report) {
             state.changed();
         }
         drop(state);
@@ -199,6 +203,15 @@ impl Host {
         drop(state);
         self.changed.notify_one();
         Ok(seat)
+    }
+
+    fn met(&self, name: InstanceName, incarnation: Incarnation, epoch: u64) {
+        let mut state = self.lock();
+        let now = state.began.elapsed();
+        state.members.met(now, name, incarnation, epoch);
+        state.changed();
+        drop(state);
+        self.changed.notify_one();
     }
 
     fn gone(&self, seat: Seat) {
@@ -331,8 +344,10 @@ impl NodeTable for Service {
         Ok(Response::new(self.tables()))
     }
 
-    async fn report_epoch(&self, _: Request<pb::EpochReport>) -> Result<Response<pb::EpochReply>, Status> {
-        // Shares do not move step by step here: nobody waits for it.
+    async fn report_epoch(&self, request: Request<pb::EpochReport>) -> Result<Response<pb::EpochReply>, Status> {
+        let report = request.into_inner();
+        let name: InstanceName = report.instance.parse().map_err(|_| Status::invalid_argument("unknown instance"))?;
+        self.host.met(name, report.incarnation, report.epoch);
         Ok(Response::new(pb::EpochReply {}))
     }
 

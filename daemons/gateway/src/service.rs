@@ -180,7 +180,7 @@ impl Gateway {
         });
         let (tasks, stop) = (self.context.tasks(), self.stop_links.clone());
         let quarantine = Quarantine::new(&self.context.config().data_path(), self.context.instance());
-        let hooks = LinkHooks { preamble: Some(Arc::new(snapshot)), on_done, quarantine: Some(quarantine), on_poison };
+        let hooks = LinkHooks { preamble: Some(Arc::new(snapshot)), on_done, on_lost: None, quarantine: Some(quarantine), on_poison };
         LinkSet::start(config, self.table.clone(), hooks, tasks, stop)
     }
 

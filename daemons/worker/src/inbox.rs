@@ -17,6 +17,8 @@ pub enum Event<A> {
     Peer(Peer, PeerEvent),
     /// Tokens of outgoing items that are done.
     Done(Vec<u64>),
+    /// Tokens of outgoing items whose receiver is gone for good.
+    Lost(Vec<u64>),
     /// Two receivers died holding this.
     Poisoned(Poisoned),
     /// A control call.

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use wk_config::{Env, Mode};
-use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, Spec};
+use wk_lifecycle::{Context, Exit, Failure, Hook, InFlight, LastEnd, Spec};
 use wk_link::ring::Window;
 use wk_link::sender::{OnDone, OnPoison};
 use wk_link::{BlackBox, LinkHooks, LinkServer, LinkSet, LinkSetConfig, Past, Quarantine};
@@ -153,17 +153,19 @@ impl Base {
         let opened = self.black_boxes.as_ref().map(|folder| BlackBox::open(&folder.join(me.to_string())));
         let opened = opened.transpose().inspect_err(|err| tracing::warn!(%err, "no black box: what ends this process must be guessed"));
         let (black_box, past) = opened.ok().flatten().unwrap_or_default();
-        (black_box, past.or_killed(Env::process().get("WK_LAST_END") == Some("killed")))
+        let killed = self.context.as_ref().is_some_and(|context| context.last_end() == LastEnd::Killed);
+        (black_box, past.or_killed(killed))
     }
 
     /// Links of one pool to a kind of daemon; what is done and what is poisoned comes back through the pool's inbox.
     fn link<A: Send + 'static>(&self, me: InstanceName, target: Daemon, inbox: &Arc<Inbox<A>>) -> LinkSet {
         let config = LinkSetConfig { window: self.window, ..LinkSetConfig::new(target, me, self.incarnation) };
-        let (done, poisoned) = (Arc::clone(inbox), Arc::clone(inbox));
+        let (done, lost, poisoned) = (Arc::clone(inbox), Arc::clone(inbox), Arc::clone(inbox));
         let on_done: OnDone = Arc::new(move |tokens| done.done(tokens));
+        let on_lost: OnDone = Arc::new(move |tokens| lost.push(Event::Lost(tokens.to_vec())));
         let on_poison: OnPoison = Arc::new(move |item| poisoned.push(Event::Poisoned(item)));
         let quarantine = Some(Quarantine::new(&self.config.data_path(), me));
-        let hooks = LinkHooks { preamble: None, on_done, quarantine, on_poison };
+        let hooks = LinkHooks { preamble: None, on_done, on_lost: Some(on_lost), quarantine, on_poison };
         LinkSet::start(config, self.table.clone(), hooks, &self.tasks, self.stop_links.clone())
     }
 

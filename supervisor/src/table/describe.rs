@@ -340,7 +340,7 @@ impl Table {
         });
         let pools = self.spec.daemons.keys().flat_map(|host| {
             self.spec.housed(*host).map(|daemon| {
-                let (next, held) = self.next_share(daemon).unwrap_or((0, false));
+                let (next, held) = self.shares.next(daemon).map_or((0, false), |(slots, held)| (*slots, held));
                 wk_node::table::Share { daemon, slots: (0..self.share(daemon)).collect(), next: (0..next).collect(), held }
             })
         });

@@ -75,7 +75,7 @@ impl Table {
             admitted: self.admitted,
             epoch: self.epoch,
             shares: self.shares.iter().map(|(d, n)| (d.name().to_owned(), *n)).collect(),
-            shifting: self.shift.is_some(),
+            shifting: self.shares.moving().is_some(),
             next_op: self.next_op,
             leaving,
             timing: self.timing.clone(),
@@ -101,8 +101,8 @@ impl Table {
         self.share_all();
         for (name, share) in &desired.shares {
             let Ok(pool) = name.parse::<Daemon>() else { continue };
-            if let Some(known) = self.shares.get_mut(&pool) {
-                *known = *share;
+            if self.shares.get(pool).is_some() {
+                self.shares.set(pool, *share);
             }
         }
         let needed: BTreeMap<Daemon, u16> = self.spec.daemons.keys().map(|host| (*host, self.slots_needed(*host))).collect();

@@ -11,6 +11,11 @@ use crate::load::{Load, check};
 
 const PAIRS: usize = 8;
 
+/// Where a life is told that somebody else killed the one before it.
+fn note_of(node: &Native, name: InstanceName) -> std::path::PathBuf {
+    node.runtime().join("ends").join(name.to_string())
+}
+
 fn named(text: &str) -> InstanceName {
     text.parse().expect("a name of an instance")
 }
@@ -107,9 +112,25 @@ async fn a_hung_worker_is_found_and_killed() -> anyhow::Result<()> {
     let name = named("worker.channel@0");
     node.stop(name)?;
     node.ended(name, Duration::from_secs(15)).await.map_err(|e| e.context(node.story()))?;
+    assert!(!note_of(&node, name).exists(), "who hangs is to blame itself");
     node.spawn(name)?;
     node.ready(name).await?;
     load.reach(load.count() + 100).await.map_err(|e| e.context(node.story()))?;
     let acked = load.finish().await?;
     check(&node.api()?, PAIRS, &acked).await.map_err(|e| e.context(node.story()))
+}
+
+/// What `ExecStopPost=` of a worker leaves for its next life, and that this one takes it away.
+#[tokio::test]
+async fn a_kill_from_outside_is_told_to_the_next_life_and_only_to_it() -> anyhow::Result<()> {
+    let mut node = Native::start("").await?;
+    let name = named("worker.user@0");
+    for (signal, code, told) in [(Signal::SIGKILL, None, true), (Signal::SIGTERM, Some(0), false), (Signal::SIGABRT, None, false)] {
+        assert_eq!(node.end(name, signal).await?, code, "{}", node.story());
+        assert_eq!(note_of(&node, name).exists(), told, "{signal}");
+        node.spawn(name)?;
+        node.ready(name).await?;
+        assert!(!note_of(&node, name).exists(), "{signal}");
+    }
+    Ok(())
 }

@@ -9,7 +9,9 @@ use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
 use wk_testkit::client::{Client, Login};
+use wk_testkit::native::Native;
 use wk_testkit::node::{Node, Options};
+use wk_types::InstanceName;
 
 use crate::talk::{Load, POOLS, judge};
 
@@ -104,4 +106,77 @@ async fn come_and_go(tcp: SocketAddr, comer: usize, stop: Arc<AtomicBool>) -> an
         count += 1;
     }
     Ok(count)
+}
+
+/// What `systemctl start wk-worker-channel@1` and `systemctl stop` of it do, without systemd: the cluster daemon hosts the node table.
+#[tokio::test]
+async fn units_of_every_pool_come_and_go_under_load_and_no_client_notices() -> anyhow::Result<()> {
+    let mut node = Native::start("").await?;
+    let mut load = Load::on(node.api()?, node.tcp()?).await?;
+    let run = async {
+        load.flow(200).await?;
+        for pool in POOLS {
+            for slots in [&[1][..], &[1, 2], &[3]] {
+                let names: Vec<InstanceName> = slots.iter().filter_map(|slot| format!("{pool}@{slot}").parse().ok()).collect();
+                for name in &names {
+                    node.spawn(*name)?;
+                }
+                for name in &names {
+                    node.ready(*name).await?;
+                }
+                shared(&node, pool, slots).await?;
+                load.flow(200).await.with_context(|| format!("with {pool} {slots:?}"))?;
+                for name in &names {
+                    let code = node.end(*name, Signal::SIGTERM).await?;
+                    ensure!(code == Some(0), "{name} ended with {code:?}");
+                }
+                // Its end came after the move.
+                shared(&node, pool, &[]).await?;
+                load.flow(200).await.with_context(|| format!("without {pool} {slots:?}"))?;
+            }
+        }
+        judge(&load.finish().await?, true)
+    };
+    let outcome = run.await;
+    outcome.map_err(|e: anyhow::Error| e.context(node.story()))
+}
+
+/// A unit that is killed while its share comes, and started again by systemd, goes on where it was; one that is killed while it leaves is replaced.
+#[tokio::test]
+async fn a_unit_that_is_killed_while_its_share_moves_loses_nothing() -> anyhow::Result<()> {
+    let mut node = Native::start("").await?;
+    let mut load = Load::on(node.api()?, node.tcp()?).await?;
+    let run = async {
+        load.flow(200).await?;
+        for pool in POOLS {
+            let name: InstanceName = format!("{pool}@1").parse()?;
+            node.spawn(name)?;
+            node.ready(name).await?;
+            node.kill_and_restart(name).await?;
+            shared(&node, pool, &[1]).await?;
+            load.flow(200).await.with_context(|| format!("with {name}"))?;
+            node.kill_and_restart(name).await?;
+            load.flow(200).await.with_context(|| format!("after the death of {name}"))?;
+            // It is killed while it leaves, and systemd starts no other: what it owed goes to the next owner.
+            node.signal(name, Signal::SIGTERM)?;
+            let daemon = pool.parse()?;
+            let begun = |t: &wk_rpc::Table| (t.next_slots(daemon) == [0] || t.pool_slots(daemon) == [0]).then_some(());
+            tokio::time::timeout(wk_testkit::PATIENCE, node.table().wait_for(begun)).await.context("it does not leave")?;
+            node.end(name, Signal::SIGKILL).await?;
+            shared(&node, pool, &[]).await?;
+            load.flow(200).await.with_context(|| format!("without {name}"))?;
+        }
+        judge(&load.finish().await?, false)
+    };
+    let outcome = run.await;
+    outcome.map_err(|e: anyhow::Error| e.context(node.story()))
+}
+
+/// Waits until the pool's share is slot 0 and these, and nothing moves.
+async fn shared(node: &Native, pool: &str, further: &[u16]) -> anyhow::Result<()> {
+    let daemon = pool.parse()?;
+    let wanted: Vec<u16> = std::iter::once(0).chain(further.iter().copied()).collect();
+    let mut table = node.table();
+    let wait = table.wait_for(|t| (t.pool_slots(daemon) == wanted && t.next_slots(daemon).is_empty()).then_some(()));
+    tokio::time::timeout(wk_testkit::PATIENCE, wait).await.with_context(|| format!("the share of {pool} is not {wanted:?}"))
 }

@@ -1,6 +1,7 @@
 //! Users who talk to each other and to a group without a pause, and the judgement of what they saw: nobody notices, nothing is lost, in order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use wk_testkit::client::{Ack, Client, Event, Login};
+use wk_testkit::http::Api;
 use wk_testkit::node::Node;
 
 pub(crate) const POOLS: [&str; 3] = ["worker.user", "worker.channel", "worker.push"];
@@ -42,9 +44,13 @@ fn name(user: usize) -> String {
 
 impl Load {
     pub(crate) async fn start(node: &Node) -> anyhow::Result<Self> {
+        Self::on(node.api().await?, node.tcp().await?).await
+    }
+
+    pub(crate) async fn on(api: Api, tcp: SocketAddr) -> anyhow::Result<Self> {
         let names: Vec<String> = (0..USERS).map(name).collect();
-        node.api().await?.group(GROUP, &names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
-        let (tcp, stop, acks) = (node.tcp().await?, Arc::new(AtomicBool::new(false)), Arc::new(watch::Sender::new(0)));
+        api.group(GROUP, &names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        let (stop, acks) = (Arc::new(AtomicBool::new(false)), Arc::new(watch::Sender::new(0)));
         let mut clients = Vec::new();
         for user in 0..USERS {
             clients.push(Client::connect(tcp, &Login::new(&name(user))).await?);

@@ -1,13 +1,16 @@
 //! Who is in the node, who may work, who owns which share. Pure: facts in, table out.
 //!
-//! The slots of a pool are those of the configuration and every further one that joined; a further one that says good-bye, or stays away,
-//! leaves the share to the others. Shares change only with the slots, never with a crash.
+//! The slots that a pool is to have are those of the configuration and every further one that joined and does not leave; buckets follow step by
+//! step ([`wk_node::shares`]). A further one that is asked to stop says that it leaves, goes on until its buckets have moved, and is told so by
+//! its row (DRAINING). When they cannot move, because another owner of the pool is not there, it is told at once: then its end is the release,
+//! and so it is when it stays away. A crash moves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use wk_node::graph;
 use wk_node::rules;
+use wk_node::shares::{Seen, Shares, Turn, Wish};
 use wk_node::table::Head;
 use wk_proto::node::v1 as pb;
 use wk_types::{Daemon, Incarnation, InstanceName};
@@ -64,9 +67,12 @@ struct Member {
     health_socket: String,
     serving: bool,
     draining: bool,
+    leaving: bool,
     activated: bool,
     was_ready: bool,
     probing: bool,
+    /// Highest epoch whose demands this life has met.
+    met: u64,
     presence: Presence,
 }
 
@@ -79,9 +85,11 @@ impl Member {
             health_socket: report.health_socket.clone(),
             serving: report.serving,
             draining: report.draining,
+            leaving: report.leaving,
             activated: false,
             was_ready: false,
             probing: false,
+            met: 0,
             presence: Presence::Here,
         }
     }
@@ -129,6 +137,8 @@ pub struct Members {
     further: BTreeSet<InstanceName>,
     members: BTreeMap<InstanceName, Member>,
     admitted: bool,
+    /// What the table says; each list is sorted.
+    shares: Shares<Vec<u16>>,
     /// Streams so far.
     streams: u64,
 }
@@ -137,8 +147,9 @@ impl Members {
     /// A node where nobody is yet. `configured`: slots of each daemon.
     #[must_use]
     pub fn new(node_id: u32, epoch: u64, configured: impl IntoIterator<Item = (Daemon, u16)>) -> Self {
-        let configured = configured.into_iter().collect();
-        Self { node_id, epoch, configured, further: BTreeSet::new(), members: BTreeMap::new(), admitted: false, streams: 0 }
+        let configured: BTreeMap<Daemon, u16> = configured.into_iter().collect();
+        let shares = configured.iter().map(|(daemon, slots)| (*daemon, (0..*slots).collect())).collect();
+        Self { node_id, epoch, configured, further: BTreeSet::new(), members: BTreeMap::new(), admitted: false, shares, streams: 0 }
     }
 
     /// Begins with the table of an earlier life of the host; `lives` says whose process is still there. Returns how many are.
@@ -162,16 +173,26 @@ impl Members {
             }
         }
         self.admitted = table.admitted && !self.members.is_empty();
+        let sorted =
+            |slots: Vec<u32>| slots.into_iter().filter_map(|slot| slot.try_into().ok()).collect::<BTreeSet<u16>>().into_iter().collect();
+        for pool in table.pools {
+            let (slots, next): (Vec<u16>, Vec<u16>) = (sorted(pool.slots), sorted(pool.next));
+            let Some(daemon) = pool.daemon.parse().ok().filter(|d| self.configured.contains_key(d) && !slots.is_empty()) else { continue };
+            self.shares.set(daemon, slots);
+            if !next.is_empty() {
+                self.shares.call_off(now, daemon, next);
+            }
+        }
         self.members.len()
     }
 
     /// Our own place: always here, always serving.
-    pub fn host(&mut self, report: pb::JoinReport) {
+    pub fn host(&mut self, now: Duration, report: pb::JoinReport) {
         let name = InstanceName { daemon: Daemon::Cluster, slot: 0 };
         // Epochs grow with each life of the host, so they count its lives.
         let seat = Seat { name, generation: self.epoch, incarnation: report.incarnation, stream: 0 };
         self.members.insert(name, Member { serving: true, ..Member::new(seat, &report) });
-        self.settle();
+        self.settle(now);
     }
 
     /// Takes a daemon in, or takes it back.
@@ -203,22 +224,33 @@ impl Members {
             (member.activated, member.was_ready) = (known.activated, known.was_ready);
         }
         self.members.insert(name, member);
-        if self.beyond(name) && !report.draining && self.further.insert(name) {
-            self.epoch += 1;
+        if self.beyond(name) && !report.draining && !report.leaving {
+            self.further.insert(name);
         }
         self.tick(now);
         Ok(seat)
     }
 
     /// How the holder of a seat is. Returns false when the seat is not its any more.
-    pub fn report(&mut self, seat: Seat, serving: bool, draining: bool) -> bool {
+    pub fn report(&mut self, now: Duration, seat: Seat, report: &pb::JoinReport) -> bool {
         let Some(member) = self.members.get_mut(&seat.name).filter(|m| m.seat == seat && m.live()) else { return false };
-        (member.serving, member.draining) = (serving, draining);
-        if draining && self.further.remove(&seat.name) {
-            self.epoch += 1;
+        // Neither is ever taken back; what we have said of a drain, it may not have heard yet.
+        member.serving = report.serving;
+        member.draining |= report.draining;
+        member.leaving |= report.leaving;
+        if member.draining || member.leaving {
+            self.further.remove(&seat.name);
         }
-        self.settle();
+        self.settle(now);
         true
+    }
+
+    /// A process has done what the table of this epoch asks.
+    pub fn met(&mut self, now: Duration, name: InstanceName, incarnation: Incarnation, epoch: u64) {
+        if let Some(member) = self.members.get_mut(&name).filter(|m| m.seat.incarnation == incarnation) {
+            member.met = member.met.max(epoch);
+            self.settle(now);
+        }
     }
 
     /// The holder of a seat has ended.
@@ -243,7 +275,6 @@ impl Members {
         let left: Vec<InstanceName> = self.further.iter().filter(|n| self.members.get(n).is_none_or(over)).copied().collect();
         for name in left {
             self.further.remove(&name);
-            self.epoch += 1;
         }
         // What was beyond the configuration and ended needs no row any more.
         let unwanted: Vec<InstanceName> =
@@ -251,7 +282,7 @@ impl Members {
         for name in unwanted {
             self.members.remove(&name);
         }
-        self.settle();
+        self.settle(now);
     }
 
     /// Earliest time at which [`Self::tick`] has something to do.
@@ -262,7 +293,7 @@ impl Members {
             Presence::Gone(until) if self.further.contains(&m.seat.name) => Some(until),
             _ => None,
         };
-        self.members.values().filter_map(of).min()
+        self.members.values().filter_map(of).chain(self.shares.deadline(self.agreed())).min()
     }
 
     /// Begins a probe: process and health socket of this life, unless a probe runs already.
@@ -297,9 +328,9 @@ impl Members {
     #[must_use]
     pub fn table(&self) -> pb::Table {
         let head = Head { epoch: self.epoch, node_id: self.node_id, admitted: self.admitted, quiescing: false };
-        let pools = self.configured.keys().map(|daemon| {
-            let wanted = self.names().filter(|n| n.daemon == *daemon).map(|n| n.slot).collect();
-            wk_node::table::Share::of(*daemon, wanted)
+        let pools = self.shares.iter().map(|(daemon, slots)| {
+            let (next, held) = self.shares.next(daemon).map_or((Vec::new(), false), |(next, held)| (next.clone(), held));
+            wk_node::table::Share { daemon, slots: slots.clone(), next, held }
         });
         wk_node::table::build(head, self.members.values().map(Member::row), pools)
     }
@@ -322,8 +353,67 @@ impl Members {
         self.names().map(|name| (name.daemon, self.members.get(&name).is_some_and(Member::ready)))
     }
 
+    /// Every process that has links has met the present epoch.
+    fn agreed(&self) -> bool {
+        self.members.values().filter(|m| m.live() && graph::linked(m.seat.name.daemon)).all(|m| m.met >= self.epoch)
+    }
+
+    fn slots_wanted(&self, pool: Daemon) -> Vec<u16> {
+        self.names().filter(|n| n.daemon == pool).map(|n| n.slot).collect()
+    }
+
+    fn all_ready(&self, pool: Daemon, slots: &[u16]) -> bool {
+        slots.iter().all(|slot| self.members.get(&InstanceName { daemon: pool, slot: *slot }).is_some_and(Member::ready))
+    }
+
+    /// Pools whose share is not what is wanted.
+    fn wishes(&self) -> Vec<Wish<Vec<u16>>> {
+        let wishes = self.shares.iter().map(|(pool, owned)| {
+            let slots = self.slots_wanted(pool);
+            // An owner that is gone for good is not waited for: its end is its release.
+            let there: Vec<u16> = owned.iter().copied().filter(|slot| !self.vacant(InstanceName { daemon: pool, slot: *slot })).collect();
+            Wish { pool, ready: self.all_ready(pool, &there) && self.all_ready(pool, &slots), slots }
+        });
+        wishes.filter(|wish| self.shares.get(wish.pool) != Some(&wish.slots)).collect()
+    }
+
+    /// Activates whoever may work, admits clients, lets go who has nothing left, and moves buckets on.
+    fn settle(&mut self, now: Duration) {
+        self.activate();
+        loop {
+            self.release();
+            let seen = Seen { now, admitted: self.admitted, quiescing: false, agreed: self.agreed() };
+            let wishes = self.wishes();
+            if self.shares.turn(seen, wishes) == Turn::Still {
+                break;
+            }
+            self.epoch += 1;
+        }
+    }
+
+    /// Not there, and not expected: it has no row either, which tells the others that it is gone for good.
+    fn vacant(&self, name: InstanceName) -> bool {
+        !self.wanted(name) && !self.members.contains_key(&name)
+    }
+
+    /// Tells who leaves that it may: nothing is its, or nobody can take it over.
+    fn release(&mut self) {
+        let holds = |name: InstanceName| {
+            let next = self.shares.next(name.daemon).map(|(slots, _)| slots);
+            self.shares.get(name.daemon).into_iter().chain(next).any(|slots| slots.contains(&name.slot))
+        };
+        // A slot of the configuration keeps its share: its next life goes on with it.
+        let hands_over = |name: InstanceName| self.beyond(name) && self.all_ready(name.daemon, &self.slots_wanted(name.daemon));
+        let leaving = self.members.values().filter(|m| m.leaving && !m.draining);
+        let free = leaving.filter(|m| !m.ready() || !holds(m.seat.name) || !hands_over(m.seat.name));
+        let released: Vec<InstanceName> = free.map(|m| m.seat.name).collect();
+        for name in released {
+            self.members.entry(name).and_modify(|m| m.draining = true);
+        }
+    }
+
     /// Activates whoever may work and admits clients, until nothing changes.
-    fn settle(&mut self) {
+    fn activate(&mut self) {
         loop {
             let may = |m: &Member| {
                 !m.activated && rules::may_activate(graph::requires(m.seat.name.daemon).iter().copied(), self.readiness(), self.admitted)

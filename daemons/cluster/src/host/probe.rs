@@ -1,10 +1,14 @@
-//! Is a daemon that makes no progress alive? Two checks, as the supervisor makes them; one that answers none is killed and systemd starts
-//! the next.
+//! Is a daemon that makes no progress alive? Two checks, as the supervisor makes them; one that answers none is ended and systemd starts
+//! the next: by SIGABRT, which leaves a core file and says that it is to blame itself, and by SIGKILL when that is not enough.
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::time::timeout;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use wk_types::InstanceName;
@@ -13,6 +17,8 @@ use wk_types::InstanceName;
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Checks; one answer is enough.
 const CHECKS: u32 = 2;
+/// From SIGABRT to SIGKILL: time for a core file. As the supervisor's.
+const ABORT_GRACE: Duration = Duration::from_secs(5);
 /// Answered by the executor that does the daemon's work.
 const LIVE: &str = "wk.live";
 
@@ -35,13 +41,30 @@ pub(super) async fn run(handle: Handle) {
             HealthClient::new(channel).check(HealthCheckRequest { service: LIVE.into() }).await.ok()
         };
         let began = tokio::time::Instant::now();
-        if let Ok(Some(_)) = tokio::time::timeout(TIMEOUT, check).await {
+        if let Ok(Some(_)) = timeout(TIMEOUT, check).await {
             tracing::info!(%name, "answers, not killed");
             return;
         }
         // An error that comes at once is no reason to skip the wait.
         tokio::time::sleep_until(began + TIMEOUT).await;
     }
-    let killed = pidfd.map(|fd| pidfd_send_signal(&fd, Signal::KILL));
-    tracing::warn!(%name, pid, ?killed, "no answer to a probe: killed, systemd starts it again");
+    let Some(pidfd) = pidfd else { return };
+    // Waits for the end of the process: seconds, and rare.
+    let ended = tokio::task::spawn_blocking(move || end(&pidfd)).await;
+    tracing::warn!(%name, pid, ?ended, "no answer to a probe: ended, systemd starts it again");
+}
+
+/// Ends a process; returns the signal that did it.
+fn end(pidfd: &OwnedFd) -> io::Result<Signal> {
+    pidfd_send_signal(pidfd, Signal::ABORT)?;
+    // One that was stopped takes no other signal.
+    pidfd_send_signal(pidfd, Signal::CONT)?;
+    // Readable: it has ended.
+    let grace = PollTimeout::try_from(ABORT_GRACE).unwrap_or(PollTimeout::MAX);
+    let ended = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], grace)?;
+    if ended > 0 {
+        return Ok(Signal::ABORT);
+    }
+    pidfd_send_signal(pidfd, Signal::KILL)?;
+    Ok(Signal::KILL)
 }

@@ -23,4 +23,7 @@ pub struct Args {
     /// Validate the configuration and exit.
     #[arg(long)]
     pub check_config: bool,
+    /// Called by systemd after the end of this instance (`ExecStopPost=`): tells its next life whether somebody else killed it.
+    #[arg(long, hide = true)]
+    pub ended: bool,
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -17,10 +18,11 @@ use wk_proto::lifecycle::v1::InFlightReply;
 use wk_rpc::serve::ServeError;
 use wk_rpc::{ClusterData, ServeOptions, TableWatch};
 use wk_telemetry::{LogHandle, Metrics};
-use wk_types::{Incarnation, InstanceName};
+use wk_types::{Daemon, Incarnation, InstanceName};
 
 use crate::health::{Board, Component, DRAIN, READY};
 use crate::hooks::{Hook, HookState};
+use crate::last_end::LastEnd;
 use crate::launch::{Launch, stop_timeout};
 use crate::notify::Notifier;
 
@@ -64,12 +66,17 @@ pub(crate) struct Inner {
     slots: Vec<u16>,
     supervised: bool,
     native: bool,
+    last_end: LastEnd,
     pub(crate) board: Arc<Board>,
     pub(crate) activate: Arc<HookState>,
     pub(crate) admit: Arc<HookState>,
     pub(crate) stop_accept: Arc<HookState>,
     pub(crate) quiesce: Arc<HookState>,
     in_flight: OnceLock<InFlightSource>,
+    /// Asked to stop, and at work until others have what is ours.
+    pub(crate) leaving: CancellationToken,
+    /// The host of the node table hears us.
+    pub(crate) hosted: AtomicBool,
     shutdown: CancellationToken,
     drain_deadline: OnceLock<Instant>,
     phase: watch::Sender<Phase>,
@@ -97,6 +104,7 @@ impl Context {
                 slots: launch.slots.clone(),
                 supervised: launch.supervised,
                 native: launch.native,
+                last_end: launch.last_end,
                 launch: Mutex::new(launch),
                 board: Arc::new(Board::new(components)),
                 activate: Arc::default(),
@@ -104,6 +112,8 @@ impl Context {
                 stop_accept: Arc::default(),
                 quiesce: Arc::default(),
                 in_flight: OnceLock::new(),
+                leaving: CancellationToken::new(),
+                hosted: AtomicBool::new(false),
                 shutdown: CancellationToken::new(),
                 drain_deadline: OnceLock::new(),
                 phase: watch::channel(Phase::Starting).0,
@@ -168,6 +178,12 @@ impl Context {
     #[must_use]
     pub fn native(&self) -> bool {
         self.inner.native
+    }
+
+    /// How the life of this instance before this one ended.
+    #[must_use]
+    pub fn last_end(&self) -> LastEnd {
+        self.inner.last_end
     }
 
     /// Takes a passed descriptor, for example the listeners `tcp` and `ws`. `None` when there is none or it was taken before.
@@ -341,6 +357,11 @@ impl Context {
         self.inner.board.set(DRAIN, true);
         self.inner.notifier.stopping();
         self.inner.shutdown.cancel();
+    }
+
+    /// A worker of a node that has a host: others take over what it owns before it drains. The membership begins the drain then.
+    pub(crate) fn may_leave(&self) -> bool {
+        matches!(self.instance().daemon, Daemon::Worker(_)) && self.inner.hosted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn notifier(&self) -> Notifier {

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Uid;
-use wk_config::{Config, ConfigError, Env, Inputs, JsonError, RuntimeError};
+use wk_config::{Config, ConfigError, Env, Inputs, JsonError, Loaded, RuntimeError};
 use wk_types::{Daemon, Incarnation, InstanceName};
 
 use crate::args::Args;
 use crate::exit::Exit;
 use crate::fd::{FdError, NamedFds, sealed_text};
+use crate::last_end::LastEnd;
 
 /// Stop deadline of a daemon when its configuration says nothing (cluster 30 s, gateway 45 s).
 pub const STOP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
@@ -107,6 +108,8 @@ pub struct Launch {
     pub supervised: bool,
     /// True when we are to join the node whose table the cluster daemon hosts.
     pub native: bool,
+    /// How the life before this one ended.
+    pub last_end: LastEnd,
     /// One line each, to be logged once.
     pub warnings: Vec<String>,
 }
@@ -153,6 +156,7 @@ impl Launch {
             fds,
             supervised: false,
             native: false,
+            last_end: LastEnd::default(),
             warnings: Vec::new(),
         })
     }
@@ -189,6 +193,7 @@ impl Launch {
             fds,
             supervised: true,
             native: false,
+            last_end: LastEnd::told(env),
             warnings: Vec::new(),
         })
     }
@@ -200,19 +205,11 @@ impl Launch {
             }
             _ => NamedFds::default(),
         };
-        let data = args.data.as_ref().map(|d| d.display().to_string());
-        let flags: Vec<(&str, String, &str)> = data.map(|d| ("dataDir", d, "--data")).into_iter().collect();
-        let inputs = Inputs { env: env.clone(), flags: &flags, ..Inputs::default() };
-        let loaded = wk_config::load_file(args.config.as_deref(), args.ignore_missing_config, &inputs)?;
-        let uid = Uid::effective().as_raw();
-        let usable = |base: &Path| fs::create_dir_all(base).is_ok() && nix::unistd::access(base, nix::unistd::AccessFlags::W_OK).is_ok();
-        let dir = match &args.runtime {
-            Some(dir) => dir.clone(),
-            None => wk_config::runtime_dir(&loaded.config, env, uid, usable)?,
-        };
+        let (loaded, dir) = locate(args, env)?;
         private_dir(&dir)?;
         let mut launch = Self::in_dir(InstanceName { daemon, slot: args.slot }, Arc::new(loaded.config), &dir)?;
         launch.native = true;
+        launch.last_end = LastEnd::take(&dir, launch.instance);
         launch.warnings = loaded.warnings;
         launch.take_public(passed)?;
         Ok(launch)
@@ -244,6 +241,31 @@ impl Launch {
             .extend(unused.map(|name| format!("systemd passed a descriptor {name:?} that no key of the configuration names; closed")));
         Ok(())
     }
+}
+
+/// What `ExecStopPost=` does: leaves a note of how this instance ended, for its next life.
+///
+/// # Errors
+/// [`LaunchError`].
+pub(crate) fn note_end(daemon: Daemon, args: &Args, env: &Env) -> Result<(), LaunchError> {
+    let (_, dir) = locate(args, env)?;
+    let noted = LastEnd::note(env, &dir, InstanceName { daemon, slot: args.slot });
+    noted.map_err(|source| LaunchError::Socket { what: "note the end of this instance in", path: dir, source })
+}
+
+/// Configuration and runtime folder of a daemon without a supervisor.
+fn locate(args: &Args, env: &Env) -> Result<(Loaded, PathBuf), LaunchError> {
+    let data = args.data.as_ref().map(|d| d.display().to_string());
+    let flags: Vec<(&str, String, &str)> = data.map(|d| ("dataDir", d, "--data")).into_iter().collect();
+    let inputs = Inputs { env: env.clone(), flags: &flags, ..Inputs::default() };
+    let loaded = wk_config::load_file(args.config.as_deref(), args.ignore_missing_config, &inputs)?;
+    let uid = Uid::effective().as_raw();
+    let usable = |base: &Path| fs::create_dir_all(base).is_ok() && nix::unistd::access(base, nix::unistd::AccessFlags::W_OK).is_ok();
+    let dir = match &args.runtime {
+        Some(dir) => dir.clone(),
+        None => wk_config::runtime_dir(&loaded.config, env, uid, usable)?,
+    };
+    Ok((loaded, dir))
 }
 
 /// A descriptor of this name, else the listener on this port: a socket unit has one name for all of its listeners.

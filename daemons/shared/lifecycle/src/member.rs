@@ -2,6 +2,7 @@
 //! may do. What the supervisor tells a daemon by `Activate` and `Admit` follows here from our own row of the table.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -81,8 +82,10 @@ impl Membership {
     /// Keeps the place and does what the table says, for the life of the process. Never returns.
     pub(crate) async fn follow(mut self, context: Context) {
         let mut serving = context.inner.board.ready();
-        let shutdown = context.shutdown_token();
-        let mut orders = Orders::new(context);
+        let (shutdown, leaving) = (context.shutdown_token(), context.inner.leaving.clone());
+        let hosted = &context.inner.hosted;
+        let mut orders = Orders::new(context.clone());
+        hosted.store(true, Ordering::Relaxed);
         loop {
             if let Some(table) = self.first.take() {
                 orders.heed(&table, &self.report);
@@ -93,23 +96,40 @@ impl Membership {
                     Ok(Some(table)) => orders.heed(&table, &self.report),
                     ended => {
                         tracing::info!(error = ended.err().map(|e| e.message().to_owned()), "host of the node table is gone");
-                        let now = || pb::JoinReport { serving: *serving.borrow(), draining: shutdown.is_cancelled(), ..self.report.clone() };
+                        hosted.store(false, Ordering::Relaxed);
+                        if leaving.is_cancelled() {
+                            // Nobody is there who could give our share to others; with our end it is theirs.
+                            context.begin_drain();
+                        }
+                        let now = || pb::JoinReport {
+                            serving: *serving.borrow(),
+                            draining: shutdown.is_cancelled(),
+                            leaving: leaving.is_cancelled(),
+                            ..self.report.clone()
+                        };
                         self = Self::join(self.node_sock.clone(), now).await;
+                        hosted.store(true, Ordering::Relaxed);
                     }
                 },
                 // The sender lives as long as the context.
                 Ok(()) = serving.changed() => {
-                    let now = *serving.borrow_and_update();
-                    self.say(now, shutdown.is_cancelled()).await;
+                    let serving = *serving.borrow_and_update();
+                    self.say(pb::JoinReport { serving, draining: shutdown.is_cancelled(), ..self.report.clone() }).await;
                 }
-                () = shutdown.cancelled(), if !self.report.draining => self.say(false, true).await,
+                () = leaving.cancelled(), if !self.report.leaving => {
+                    context.notifier().status("leaving: others take over what it owns");
+                    self.say(pb::JoinReport { leaving: true, ..self.report.clone() }).await;
+                }
+                () = shutdown.cancelled(), if !self.report.draining => {
+                    self.say(pb::JoinReport { serving: false, draining: true, ..self.report.clone() }).await;
+                }
                 Some(_) = orders.calls.join_next() => {}
             }
         }
     }
 
-    async fn say(&mut self, serving: bool, draining: bool) {
-        self.report = pb::JoinReport { serving, draining, ..self.report.clone() };
+    async fn say(&mut self, report: pb::JoinReport) {
+        self.report = report;
         // A host that is gone is noticed by its table stream, and hears the present state when we join again.
         self.reports.send(self.report.clone()).await.unwrap_or_default();
     }
@@ -139,6 +159,9 @@ impl Orders {
         let state = row.state();
         if std::mem::replace(&mut self.state, state) != state {
             self.tell(state);
+        }
+        if state == pb::State::Draining && self.context.inner.leaving.is_cancelled() {
+            self.context.begin_drain();
         }
         if state != pb::State::Waiting && !std::mem::replace(&mut self.activated, true) {
             let hook = self.context.inner.activate.clone();

@@ -19,7 +19,7 @@ use crate::args::Args;
 use crate::context::Context;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::health::DRAIN;
-use crate::launch::Launch;
+use crate::launch::{Launch, note_end};
 use crate::member::Membership;
 use crate::{panic, rpc};
 
@@ -27,6 +27,10 @@ use crate::{panic, rpc};
 const DRAIN_TICK: Duration = Duration::from_millis(100);
 /// Tasks that are still there after the service function returned get this long when the drain deadline has passed.
 const JOIN_GRACE: Duration = Duration::from_millis(200);
+
+/// A worker that was asked to stop waits this long until others have its share, then it drains all the same. Together with the drain below the
+/// unit's `TimeoutStopSec=` (30 s).
+const LEAVE_MAX: Duration = Duration::from_secs(10);
 
 /// What a program is.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +67,9 @@ where
     Fut: Future<Output = Result<(), Failure>>,
 {
     let env = Env::process();
+    if args.ended {
+        return note_end(spec.daemon, args, &env).map(|()| Exit::Done).map_err(|e| Failure::new(e.exit(), e));
+    }
     let launch = Launch::from_env(spec.daemon, args, &env).map_err(|e| Failure::new(e.exit(), e))?;
     if args.check_config {
         for warning in &launch.warnings {
@@ -73,7 +80,8 @@ where
     let filter = env.get("WK_LOG").unwrap_or(launch.config.log_filter());
     let log = wk_telemetry::init(filter, wk_telemetry::Format::from_name(env.get("WK_LOG_FORMAT"))).or_exit(Exit::BadConfig)?;
     panic::install_hook();
-    tracing::info!(instance = %launch.instance, generation = launch.generation, pid = std::process::id(), "starting");
+    let last_end = launch.last_end;
+    tracing::info!(instance = %launch.instance, generation = launch.generation, pid = std::process::id(), ?last_end, "starting");
     for warning in &launch.warnings {
         tracing::warn!(warning, "configuration");
     }
@@ -117,6 +125,7 @@ where
         });
     }
     let mut main = std::pin::pin!(main(context.clone()));
+    let mut leave_until = None;
     let outcome = loop {
         // Cancel-safe: signals are queued by the kernel side, the service future is polled in place, the others are timers.
         tokio::select! {
@@ -127,10 +136,20 @@ where
                     tracing::warn!(signal = signal.signal, ?from, "second signal: stopping at once");
                     break Ok(Exit::Failed);
                 }
+                if leave_until.is_none() && context.may_leave() {
+                    tracing::info!(signal = signal.signal, ?from, "leaving");
+                    context.inner.leaving.cancel();
+                    leave_until = Some(tokio::time::Instant::now() + LEAVE_MAX);
+                    continue;
+                }
                 tracing::info!(signal = signal.signal, ?from, "draining");
                 context.begin_drain();
             }
-            () = deadline(&context) => {
+            () = at(leave_until), if context.drain_deadline().is_none() => {
+                tracing::warn!("nobody has taken the share over: draining");
+                context.begin_drain();
+            }
+            () = at(context.drain_deadline()) => {
                 let left = context.in_flight();
                 let err = format!("drain deadline passed with {} unsettled, {} connections", left.unsettled, left.connections);
                 break Err(Failure::new(Exit::Bug, err));
@@ -153,8 +172,8 @@ where
     outcome
 }
 
-async fn deadline(context: &Context) {
-    match context.drain_deadline() {
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }

@@ -83,6 +83,10 @@ struct Entry {
     /// Receivers that died holding it.
     deaths: u8,
     done: bool,
+    /// It is for whoever owns the bucket, not for this slot alone.
+    routed: bool,
+    /// An owner before this one may have seen it.
+    seen: bool,
     body: Bytes,
     then: Then,
 }
@@ -184,11 +188,34 @@ impl Ring {
 
     /// Appends an item and returns its position.
     pub fn push(&mut self, item: Outgoing, then: Then) -> Position {
+        self.append(item, then, (false, false))
+    }
+
+    /// Appends an item for the owner of its bucket. `seen`: an owner that is gone may have seen it.
+    pub fn push_routed(&mut self, item: Outgoing, then: Then, seen: bool) -> Position {
+        self.append(item, then, (true, seen))
+    }
+
+    fn append(&mut self, item: Outgoing, then: Then, (routed, seen): (bool, bool)) -> Position {
         let Outgoing { bucket, kind, body, keep } = item;
         self.bytes += body.len();
         self.unsettled += u64::from(keep == Keep::UntilSettled);
-        self.entries.push_back(Entry { kind, bucket, keep, deaths: 0, done: false, body, then });
+        self.entries.push_back(Entry { kind, bucket, keep, deaths: 0, done: false, routed, seen, body, then });
         self.end() - 1
+    }
+
+    /// The receiver is gone for good: what was for the owners of buckets leaves the ring, in order, and whether it may have been seen.
+    pub fn take_back(&mut self) -> Vec<(Outgoing, Then, bool)> {
+        let mut back = Vec::new();
+        for position in self.base..self.end() {
+            let sent = position <= self.sent_ever;
+            let Some(entry) = self.entry(position).filter(|e| !e.done && e.routed) else { continue };
+            let item = Outgoing { bucket: entry.bucket, kind: entry.kind, body: entry.body.clone(), keep: entry.keep };
+            let seen = sent || entry.seen;
+            back.push((item, self.finish(position), seen));
+        }
+        self.drop_done();
+        back
     }
 
     /// First position that was never used.
@@ -322,7 +349,7 @@ impl Ring {
         let mut count: u32 = 0;
         let mut position = first;
         while position < self.end() && position <= last_max && (count as usize) < items_max && items.len() < BATCH_BYTES_MAX {
-            let replay = position <= self.sent_ever;
+            let sent = position <= self.sent_ever;
             let Some(entry) = self.entry(position) else { break };
             if entry.done {
                 put_gap(&mut items, &mut gap_at);
@@ -330,7 +357,7 @@ impl Ring {
                 if count > 0 && items.len() + entry.body.len() > BATCH_BYTES_MAX {
                     break;
                 }
-                put_item(&mut items, entry.kind as u8, if replay { FLAG_REPLAY } else { 0 }, entry.bucket, &entry.body);
+                put_item(&mut items, entry.kind as u8, if sent || entry.seen { FLAG_REPLAY } else { 0 }, entry.bucket, &entry.body);
                 gap_at = None;
                 count += 1;
             }

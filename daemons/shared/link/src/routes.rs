@@ -91,6 +91,11 @@ impl<T> Routes<T> {
         self.waiting.push((bucket, item));
     }
 
+    /// Keeps items back that were with an owner who is gone: before all others, in their order.
+    pub(crate) fn wait_first(&mut self, items: impl IntoIterator<Item = (Bucket, T)>) {
+        self.waiting.splice(0..0, items);
+    }
+
     /// Items kept back.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
@@ -118,6 +123,17 @@ mod tests {
         assert_eq!(routes.take(&[], &[]), []);
         assert_eq!(routes.take(&[3], &[]), [(3, 1)]);
         assert_eq!(routes.open_owner(Bucket::of("a")), Some(3));
+    }
+
+    #[test]
+    fn what_an_owner_left_behind_goes_first() {
+        let mut routes = Routes::default();
+        routes.take(&[0, 1], &[]);
+        let bucket = Bucket::all().find(|b| routes.owner(*b) == Some(1)).expect("half of them");
+        routes.take(&[0, 1], &[0]);
+        routes.wait(bucket, 3);
+        routes.wait_first([(bucket, 1), (bucket, 2)]);
+        assert_eq!(routes.take(&[0], &[]), [(0, 1), (0, 2), (0, 3)]);
     }
 
     #[test]

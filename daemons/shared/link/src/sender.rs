@@ -43,6 +43,8 @@ pub struct LinkHooks {
     pub preamble: Option<Arc<dyn Preamble>>,
     /// Hears of items that are done.
     pub on_done: OnDone,
+    /// Hears of items that nobody will ever settle: their slot is gone for good, and they were meant for it alone. Without it they are done.
+    pub on_lost: Option<OnDone>,
     /// Where items that two receivers died of are kept. `None`: nowhere.
     pub quarantine: Option<Quarantine>,
     /// Hears of these items, once they are kept: now they are refused.
@@ -123,10 +125,13 @@ struct Shared {
     freed: Notify,
 }
 
+/// An item that waits for an owner, and whether an owner that is gone may have seen it.
+type Waiting = (Outgoing, Then, bool);
+
 /// Read while an item is handed on, written while a table is taken over: no item slips past a move.
 #[derive(Default)]
 struct Ways {
-    routes: Routes<(Outgoing, Then)>,
+    routes: Routes<Waiting>,
     slots: BTreeMap<u16, Arc<Slot>>,
 }
 
@@ -173,15 +178,15 @@ impl LinkSet {
         {
             let ways = self.shared.ways.read();
             if let Some(link) = ways.routes.open_owner(bucket).and_then(|slot| ways.slots.get(&slot)) {
-                return Some(link.push(item, then));
+                return Some(link.push_routed(item, then, false));
             }
         }
         let mut ways = self.shared.ways.write();
         // It may have opened between the two locks.
         if let Some(link) = ways.routes.open_owner(bucket).and_then(|slot| ways.slots.get(&slot)) {
-            return Some(link.push(item, then));
+            return Some(link.push_routed(item, then, false));
         }
-        ways.routes.wait(bucket, (item, then));
+        ways.routes.wait(bucket, (item, then, false));
         None
     }
 
@@ -270,6 +275,12 @@ impl Slot {
         self.wake.notify_one();
         Ticket { slot: self.name.slot, position }
     }
+
+    fn push_routed(&self, item: Outgoing, then: Then, seen: bool) -> Ticket {
+        let position = self.ring.lock().push_routed(item, then, seen);
+        self.wake.notify_one();
+        Ticket { slot: self.name.slot, position }
+    }
 }
 
 impl Shared {
@@ -289,6 +300,10 @@ impl Shared {
     }
 
     fn tell_done(&self, done: Vec<Then>) {
+        self.tell(done, &self.hooks.on_done);
+    }
+
+    fn tell(&self, done: Vec<Then>, hook: &OnDone) {
         let mut tokens = Vec::with_capacity(done.len());
         for then in done {
             match then {
@@ -299,7 +314,7 @@ impl Shared {
             }
         }
         if !tokens.is_empty() {
-            (self.hooks.on_done)(&tokens);
+            hook(&tokens);
         }
         self.tell_freed();
     }

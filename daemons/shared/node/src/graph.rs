@@ -33,6 +33,12 @@ pub fn admits(daemon: Daemon) -> bool {
     matches!(daemon, Gateway | Api)
 }
 
+/// True when it has links to workers: each step of a move of buckets waits for it.
+#[must_use]
+pub fn linked(daemon: Daemon) -> bool {
+    matches!(daemon, Gateway | Api | Worker(_))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

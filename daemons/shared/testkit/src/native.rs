@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -92,15 +93,7 @@ impl Native {
     /// # Errors
     /// It cannot be started.
     pub fn spawn(&mut self, name: InstanceName) -> anyhow::Result<()> {
-        let (binary, args) = match name.daemon {
-            Daemon::Cluster => ("wk-cluster", vec![]),
-            Daemon::Gateway => ("wk-gateway", vec![]),
-            Daemon::Api => ("wk-api", vec![]),
-            Daemon::Worker(pool) => {
-                ("wk-worker", vec!["--pool".to_owned(), pool.name().to_owned(), "--slot".to_owned(), name.slot.to_string()])
-            }
-            Daemon::PluginHost => ("wk-plugin-host", vec![]),
-        };
+        let (binary, args) = program(name);
         let path = self.dir.path().join(format!("notify-{name}"));
         // Left by the life before.
         drop(std::fs::remove_file(&path));
@@ -161,19 +154,48 @@ impl Native {
         self.hear(name, "READY=1").await.map(drop)
     }
 
+    /// Sends a signal to a daemon.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn signal(&mut self, name: InstanceName, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.unit(name)?.child.id().with_context(|| format!("{name} has ended"))?;
+        Ok(kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
+    }
+
     /// Sends a signal to a daemon and waits for its end; returns its exit code, `None` when the signal ended it.
     ///
     /// # Errors
     /// It does not end in time.
     pub async fn end(&mut self, name: InstanceName, signal: Signal) -> anyhow::Result<Option<i32>> {
         let story = story(self.dir.path());
-        let unit = self.unit(name)?;
-        let pid = unit.child.id().with_context(|| format!("{name} has ended"))?;
-        kill(Pid::from_raw(i32::try_from(pid)?), signal)?;
-        let ended = tokio::time::timeout(PATIENCE * 2, unit.child.wait()).await;
+        self.signal(name, signal)?;
+        let ended = tokio::time::timeout(PATIENCE * 2, self.unit(name)?.child.wait()).await;
         let status = ended.with_context(|| format!("{name} does not end\n{story}"))??;
         self.units.remove(&name);
+        self.after(name, status).await?;
         Ok(status.code())
+    }
+
+    /// What systemd runs after the end of a worker (`ExecStopPost=`), with what it says of that end.
+    async fn after(&self, name: InstanceName, status: std::process::ExitStatus) -> anyhow::Result<()> {
+        let Daemon::Worker(_) = name.daemon else { return Ok(()) };
+        let (result, code, text) = match (status.code(), status.signal().map(Signal::try_from)) {
+            (Some(0), _) => ("success", "exited", "0".to_owned()),
+            (Some(code), _) => ("exit-code", "exited", code.to_string()),
+            (None, Some(Ok(signal))) => {
+                let dumped = status.core_dumped();
+                (if dumped { "core-dump" } else { "signal" }, if dumped { "dumped" } else { "killed" }, signal.as_str().replace("SIG", ""))
+            }
+            (None, _) => bail!("{name} ended with {status}"),
+        };
+        let (binary, args) = program(name);
+        let mut command = Command::new(bin_dir()?.join(binary));
+        command.arg("--config").arg(self.dir.path().join("wukongim.yaml")).args(args).arg("--ended");
+        command.env_clear().env("SERVICE_RESULT", result).env("EXIT_CODE", code).env("EXIT_STATUS", text);
+        let ended = command.status().await?;
+        anyhow::ensure!(ended.success(), "--ended of {name}: {ended}");
+        Ok(())
     }
 
     /// `kill -9`, and the next life as systemd would start it.
@@ -191,9 +213,10 @@ impl Native {
     /// # Errors
     /// It does not end within `limit`.
     pub async fn ended(&mut self, name: InstanceName, limit: Duration) -> anyhow::Result<()> {
-        tokio::time::timeout(limit, self.unit(name)?.child.wait()).await.with_context(|| format!("{name} lives"))??;
+        let ended = tokio::time::timeout(limit, self.unit(name)?.child.wait()).await;
+        let status = ended.with_context(|| format!("{name} lives"))??;
         self.units.remove(&name);
-        Ok(())
+        self.after(name, status).await
     }
 
     /// SIGSTOP.
@@ -201,8 +224,7 @@ impl Native {
     /// # Errors
     /// It has ended.
     pub fn stop(&mut self, name: InstanceName) -> anyhow::Result<()> {
-        let pid = self.unit(name)?.child.id().with_context(|| format!("{name} has ended"))?;
-        Ok(kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGSTOP)?)
+        self.signal(name, Signal::SIGSTOP)
     }
 
     /// Follows the node table.
@@ -261,6 +283,19 @@ impl Native {
     /// `/proc` cannot be read.
     pub fn leftovers(&self) -> anyhow::Result<Vec<u32>> {
         with_marker(self.dir.path())
+    }
+}
+
+/// Program of a unit, and its arguments.
+fn program(name: InstanceName) -> (&'static str, Vec<String>) {
+    match name.daemon {
+        Daemon::Cluster => ("wk-cluster", vec![]),
+        Daemon::Gateway => ("wk-gateway", vec![]),
+        Daemon::Api => ("wk-api", vec![]),
+        Daemon::Worker(pool) => {
+            ("wk-worker", vec!["--pool".to_owned(), pool.name().to_owned(), "--slot".to_owned(), name.slot.to_string()])
+        }
+        Daemon::PluginHost => ("wk-plugin-host", vec![]),
     }
 }
 

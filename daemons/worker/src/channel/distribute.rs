@@ -205,6 +205,16 @@ impl Channels {
         (token & JOB != 0).then(|| usize::try_from(token & !JOB).ok()).flatten()
     }
 
+    /// A push worker went for good with a Deliver of this job: the bucket is taken over again, so that everything behind its cursor is
+    /// distributed once more. An unstored message is not repeated.
+    pub fn job_lost(&mut self, index: usize, out: &mut impl Out) {
+        let Some(job) = self.jobs.get_mut(index).filter(|job| job.index > 0) else { return };
+        // The cursor never passes it.
+        job.index = 0;
+        let bucket = job.bucket;
+        self.take_over_again(bucket, out);
+    }
+
     /// A Deliver of a job is done.
     pub fn job_done(&mut self, index: usize, out: &mut impl Out) {
         let Some(job) = self.jobs.get_mut(index) else { return };

@@ -203,6 +203,14 @@ impl ChannelPool {
                     self.done(token);
                 }
             }
+            Event::Lost(tokens) => {
+                for token in tokens {
+                    if let Some(job) = Channels::job_of(token) {
+                        self.channels.job_lost(job, &mut self.links);
+                    }
+                    self.done(token);
+                }
+            }
             Event::Poisoned(item) => {
                 // A Deliver that two push workers died of: the others go on without it. A SENDACK that two gateways died of: nobody waits.
                 self.metrics.poisoned.inc();

@@ -121,6 +121,14 @@ impl Channels {
         }
     }
 
+    /// Reads the journal of a bucket of ours again from its cursor.
+    pub(super) fn take_over_again(&mut self, bucket: u16, out: &mut impl Out) {
+        let state = self.buckets.get_mut(usize::from(bucket)).filter(|state| state.owned);
+        if state.is_some_and(|state| std::mem::take(&mut state.open)) {
+            self.activate(vec![bucket], out);
+        }
+    }
+
     /// True when messages of a channel's bucket move.
     pub(super) fn moves(&self, chan: usize) -> bool {
         let bucket = self.chans.get(chan).map(|c| usize::from(c.bucket.index()));

@@ -127,7 +127,7 @@ impl PushPool {
             }
             Event::Peer(peer, PeerEvent::Gone) => self.links.peers.gone(&peer),
             Event::Peer(..) | Event::Ask(()) => {}
-            Event::Done(tokens) => self.push.done(&tokens, &mut self.links),
+            Event::Done(tokens) | Event::Lost(tokens) => self.push.done(&tokens, &mut self.links),
             Event::Poisoned(item) => {
                 // A frame that two gateways died of: its Deliver goes on without it.
                 self.metrics.poisoned.inc();

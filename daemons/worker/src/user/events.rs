@@ -140,7 +140,7 @@ impl UserPool {
             }
             Event::Peer(peer, PeerEvent::Gone) => self.links.peers.gone(&peer),
             Event::Peer(..) => {}
-            Event::Done(tokens) => {
+            Event::Done(tokens) | Event::Lost(tokens) => {
                 for origin in tokens.into_iter().filter_map(Origin::from_token) {
                     self.links.peers.settle(origin);
                 }

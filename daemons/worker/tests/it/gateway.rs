@@ -115,7 +115,13 @@ impl Gateway {
         let link = |target| {
             let config = LinkSetConfig { window, ..LinkSetConfig::new(target, me, incarnation) };
             let preamble: Option<Arc<dyn Preamble>> = Some(Arc::new(Snapshot(Arc::clone(&state))));
-            let hooks = LinkHooks { preamble, on_done: Arc::new(|_| {}), quarantine: None, on_poison: Arc::new(|p| unreachable!("{p:?}")) };
+            let hooks = LinkHooks {
+                preamble,
+                on_done: Arc::new(|_| {}),
+                on_lost: None,
+                quarantine: None,
+                on_poison: Arc::new(|p| unreachable!("{p:?}")),
+            };
             LinkSet::start(config, table.clone(), hooks, &tasks, stop.clone())
         };
         let (users, pushes) = (link(Daemon::Worker(Pool::User)), link(Daemon::Worker(Pool::Push)));

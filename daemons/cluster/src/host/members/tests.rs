@@ -8,8 +8,40 @@ fn report(name: &str, incarnation: u64) -> pb::JoinReport {
 
 fn node() -> Members {
     let mut members = Members::new(1, 5, Daemon::ALL.map(|d| (d, 1)));
-    members.host(report("cluster@0", 1));
+    members.host(NOW, report("cluster@0", 1));
     members
+}
+
+impl Members {
+    fn said(&mut self, seat: Seat, serving: bool, draining: bool) -> bool {
+        self.report(NOW, seat, &pb::JoinReport { serving, draining, ..pb::JoinReport::default() })
+    }
+
+    /// The process of a seat was asked to stop.
+    fn leaves(&mut self, seat: Seat) {
+        assert!(self.report(NOW, seat, &pb::JoinReport { serving: true, leaving: true, ..pb::JoinReport::default() }));
+    }
+
+    /// Everybody but `late` has met the epoch.
+    fn meet(&mut self, late: &str) {
+        let epoch = self.epoch();
+        for row in self.table().instances.iter().filter(|row| row.name != late) {
+            self.met(NOW, row.name.parse().unwrap(), row.incarnation, epoch);
+        }
+    }
+
+    /// Slots, next slots and "held" of the channel pool.
+    fn pool(&self) -> (Vec<u32>, Vec<u32>, bool) {
+        let pool = self.table().pools.into_iter().find(|p| p.daemon == "worker.channel").unwrap();
+        (pool.slots, pool.next, pool.held)
+    }
+
+    /// A further channel worker that is ready.
+    fn further(&mut self, slot: u16, incarnation: u64) -> Seat {
+        let seat = self.join(NOW, &report(&format!("worker.channel@{slot}"), incarnation)).unwrap();
+        assert!(self.said(seat, true, false));
+        seat
+    }
 }
 
 const REST: [&str; 6] = ["gateway@0", "api@0", "worker.user@0", "worker.channel@0", "worker.push@0", "plugin-host@0"];
@@ -24,7 +56,7 @@ fn full() -> (Members, Vec<Seat>) {
     let mut seats = Vec::new();
     for (index, name) in REST.into_iter().enumerate() {
         let seat = members.join(NOW, &report(name, 10 + index as u64)).unwrap();
-        assert!(members.report(seat, true, false));
+        assert!(members.said(seat, true, false));
         seats.push(seat);
     }
     (members, seats)
@@ -37,15 +69,15 @@ fn daemons_are_activated_along_the_edges_and_clients_admitted_last() {
     assert_eq!(state(&members, "cluster@0"), pb::State::Ready);
     assert_eq!(state(&members, "gateway@0"), pb::State::Starting);
     assert_eq!(state(&members, "api@0"), pb::State::Waiting);
-    assert!(members.report(seats[0], true, false));
+    assert!(members.said(seats[0], true, false));
     assert_eq!((state(&members, "api@0"), state(&members, "worker.user@0")), (pb::State::Starting, pb::State::Waiting));
-    members.report(seats[1], true, false);
+    members.said(seats[1], true, false);
     assert_eq!((state(&members, "worker.channel@0"), state(&members, "worker.push@0")), (pb::State::Starting, pb::State::Waiting));
     for seat in &seats[2..4] {
-        members.report(*seat, true, false);
+        members.said(*seat, true, false);
     }
     assert!(!members.table().admitted, "push is missing");
-    members.report(seats[4], true, false);
+    members.said(seats[4], true, false);
     let table = members.table();
     assert!(table.admitted, "the plugin host does not hold admission back");
     assert_eq!((table.epoch, table.pools.len()), (5, 7), "nothing changed the slots");
@@ -58,7 +90,7 @@ fn a_crash_keeps_the_share_and_the_next_life_counts_on() {
     members.gone(NOW, seats[3]);
     assert_eq!(state(&members, "worker.channel@0"), pb::State::Exited);
     assert_eq!((members.table().pools, members.epoch()), (before.pools, before.epoch));
-    assert!(!members.report(seats[3], true, false), "the seat is not its any more");
+    assert!(!members.said(seats[3], true, false), "the seat is not its any more");
     let next = members.join(NOW, &report("worker.channel@0", 99)).unwrap();
     assert_eq!((seats[3].generation, next.generation), (1, 2));
     assert_eq!(state(&members, "worker.channel@0"), pb::State::Starting, "activated at once, the node is admitted");
@@ -84,36 +116,144 @@ fn a_second_copy_is_refused_and_so_is_who_is_no_instance() {
     }
 }
 
+/// Epoch after epoch until nothing moves.
+fn moved(members: &mut Members) {
+    while !members.pool().1.is_empty() {
+        members.meet("");
+    }
+}
+
 #[test]
-fn further_slots_take_a_share_and_give_it_back() {
+fn a_further_slot_takes_its_share_in_three_steps_once_it_is_ready() {
     let (mut members, _) = full();
-    let slots = |m: &Members| m.table().pools.into_iter().find(|p| p.daemon == "worker.channel").unwrap().slots;
     let seat = members.join(NOW, &report("worker.channel@3", 50)).unwrap();
-    assert_eq!((slots(&members), members.epoch()), (vec![0, 3], 6));
-    members.gone(NOW, seat);
-    assert_eq!((slots(&members), members.epoch()), (vec![0, 3], 6), "a crash moves nothing");
-    assert_eq!(members.next_deadline(), Some(NOW + ABSENT));
-    let back = members.join(NOW, &report("worker.channel@3", 51)).unwrap();
-    assert_eq!((back.generation, members.epoch()), (2, 6));
-    members.report(back, true, true);
-    assert_eq!((slots(&members), members.epoch()), (vec![0], 7), "it said good-bye");
+    assert_eq!((members.pool(), members.epoch()), ((vec![0], vec![], false), 5), "not ready yet");
+    members.said(seat, true, false);
+    assert_eq!((members.pool(), members.epoch()), ((vec![0], vec![0, 3], false), 6));
+    members.meet("gateway@0");
+    assert_eq!(members.pool(), (vec![0], vec![0, 3], false));
+    members.met(NOW, "gateway@0".parse().unwrap(), 99, 6);
+    assert_eq!(members.pool(), (vec![0], vec![0, 3], false), "another life said so");
+    members.meet("");
+    assert_eq!((members.pool(), members.epoch()), ((vec![0], vec![0, 3], true), 7));
+    members.meet("");
+    assert_eq!((members.pool(), members.epoch()), ((vec![0, 3], vec![], false), 8));
+}
+
+#[test]
+fn who_leaves_works_until_its_buckets_have_moved() {
+    let (mut members, _) = full();
+    let seat = members.further(3, 50);
+    moved(&mut members);
+    members.leaves(seat);
+    assert_eq!((members.pool(), state(&members, "worker.channel@3")), ((vec![0, 3], vec![0], false), pb::State::Ready));
+    members.meet("");
+    assert_eq!((members.pool(), state(&members, "worker.channel@3")), ((vec![0, 3], vec![0], true), pb::State::Ready));
+    members.meet("");
+    assert_eq!((members.pool(), state(&members, "worker.channel@3")), ((vec![0], vec![], false), pb::State::Draining));
+    // It may not have heard it yet.
+    members.said(seat, true, false);
     assert_eq!(state(&members, "worker.channel@3"), pb::State::Draining);
-    members.gone(NOW, back);
+    members.said(seat, false, true);
+    members.gone(NOW, seat);
     assert_eq!(state(&members, "worker.channel@3"), pb::State::Unspecified, "no row is left");
-    let lost = members.join(NOW, &report("worker.channel@3", 52)).unwrap();
-    members.gone(NOW, lost);
+}
+
+#[test]
+fn who_leaves_does_not_wait_where_nobody_can_take_over() {
+    let (mut members, seats) = full();
+    members.leaves(seats[3]);
+    assert_eq!(state(&members, "worker.channel@0"), pb::State::Draining, "a slot of the configuration keeps its share");
+    members.gone(NOW, seats[3]);
+    let further = members.join(NOW, &report("worker.channel@1", 50)).unwrap();
+    members.said(further, true, false);
+    members.leaves(further);
+    assert_eq!(state(&members, "worker.channel@1"), pb::State::Draining, "nothing was its yet");
+
+    let (mut members, seats) = full();
+    let further = members.further(1, 50);
+    moved(&mut members);
+    members.gone(NOW, seats[3]);
+    members.leaves(further);
+    assert_eq!((members.pool().1, state(&members, "worker.channel@1")), (vec![], pb::State::Draining), "the other owner is not there");
+    members.gone(NOW, further);
+    assert_eq!((members.pool().1, state(&members, "worker.channel@1")), (vec![], pb::State::Unspecified));
+    let back = members.join(NOW, &report("worker.channel@0", 60)).unwrap();
+    members.said(back, true, false);
+    assert_eq!(members.pool(), (vec![0, 1], vec![0], false), "its end is the release");
+    moved(&mut members);
+    assert_eq!(members.pool().0, [0]);
+}
+
+#[test]
+fn a_crash_moves_nothing_and_who_stays_away_is_buried() {
+    let (mut members, _) = full();
+    let seat = members.further(3, 50);
+    moved(&mut members);
+    let epoch = members.epoch();
+    members.gone(NOW, seat);
+    assert_eq!((members.pool().0, members.epoch()), (vec![0, 3], epoch));
+    assert_eq!(members.next_deadline(), Some(NOW + ABSENT));
+    let back = members.further(3, 51);
+    assert_eq!((back.generation, members.epoch()), (2, epoch));
+    members.gone(NOW, back);
     members.tick(NOW + ABSENT);
-    assert_eq!((slots(&members), members.epoch()), (vec![0], 9), "systemd gave it up");
+    assert_eq!(members.pool(), (vec![0, 3], vec![0], false), "systemd gave it up");
+    assert_eq!(state(&members, "worker.channel@3"), pb::State::Unspecified, "a row would say that it comes back");
+    moved(&mut members);
+    assert_eq!(members.pool().0, [0]);
+}
+
+#[test]
+fn a_move_is_called_off_after_two_seconds_and_goes_on_without_who_was_to_leave() {
+    let (mut members, _) = full();
+    let seat = members.further(1, 50);
+    let until = NOW + wk_node::shares::SHIFT_MAX;
+    assert_eq!(members.next_deadline(), Some(until));
+    members.tick(until);
+    assert_eq!((members.pool(), members.epoch()), ((vec![0], vec![], false), 7));
+    members.meet("");
+    assert_eq!(members.next_deadline(), Some(until + wk_node::shares::SHIFT_PAUSE));
+    members.tick(until + wk_node::shares::SHIFT_PAUSE);
+    moved(&mut members);
+    assert_eq!(members.pool().0, [0, 1]);
+    members.leaves(seat);
+    assert_eq!(members.pool().1, [0]);
+    members.gone(NOW, seat);
+    assert_eq!((members.pool(), state(&members, "worker.channel@1")), ((vec![0, 1], vec![0], false), pb::State::Unspecified));
+    moved(&mut members);
+    assert_eq!(members.pool().0, [0]);
+}
+
+#[test]
+fn a_new_host_calls_a_move_off_and_begins_again_when_all_are_back() {
+    let (mut old, _) = full();
+    old.further(1, 50);
+    assert_eq!(old.pool().1, [0, 1]);
+    let table = old.table();
+    let mut members = Members::new(1, 9, Daemon::ALL.map(|d| (d, 1)));
+    members.restore(Duration::ZERO, table.clone(), |row| row.name != "cluster@0");
+    members.host(Duration::ZERO, report("cluster@0", 2));
+    assert_eq!((members.pool(), members.epoch()), ((vec![0], vec![], false), 9));
+    for row in table.instances.iter().filter(|row| row.name != "cluster@0") {
+        let report = pb::JoinReport { serving: true, generation: row.generation, ..report(&row.name, row.incarnation) };
+        members.join(Duration::ZERO, &report).unwrap();
+    }
+    assert_eq!(members.pool().1, [] as [u32; 0], "not before everybody has heard that it was called off");
+    members.meet("");
+    assert_eq!((members.pool(), members.epoch()), ((vec![0], vec![0, 1], false), 10));
+    moved(&mut members);
+    assert_eq!(members.pool().0, [0, 1]);
 }
 
 #[test]
 fn a_new_host_begins_with_the_members_of_the_old_one() {
     let (mut old, _) = full();
     let further = old.join(NOW, &report("worker.channel@1", 50)).unwrap();
-    old.report(further, true, false);
+    old.said(further, true, false);
     let mut members = Members::new(1, 8, Daemon::ALL.map(|d| (d, 1)));
     assert_eq!(members.restore(Duration::ZERO, old.table(), |row| row.name != "api@0"), 6);
-    members.host(report("cluster@0", 2));
+    members.host(NOW, report("cluster@0", 2));
     assert!(members.table().admitted, "clients stay admitted");
     assert_eq!(state(&members, "gateway@0"), pb::State::Suspect);
     let back = members.join(Duration::ZERO, &pb::JoinReport { generation: 1, serving: true, ..report("gateway@0", 10) }).unwrap();

@@ -256,3 +256,29 @@ proptest! {
         drop(Inbox::default().on_batch(first, &Bytes::from(bytes)));
     }
 }
+
+#[test]
+fn what_was_for_the_owner_of_a_bucket_comes_back_when_that_one_is_gone() {
+    let (mut ring, mut inbox) = (Ring::default(), Inbox::default());
+    let item = |n: u8| Outgoing { bucket: bucket(), kind: Kind::Send, body: Bytes::copy_from_slice(&[n]), keep: Keep::UntilSettled };
+    for n in 0..2 {
+        ring.push_routed(item(n), Then::Token(u64::from(n) + 1), false);
+    }
+    push(&mut ring, 2, Keep::UntilSettled);
+    assert_eq!(pump(&mut ring, &mut inbox), [0, 1, 2]);
+    inbox.settle(1);
+    let (received, settled) = inbox.take_report().expect("something to say");
+    ring.on_report(received, &settled, &mut Vec::new());
+    ring.push_routed(item(3), Then::Silence, false);
+    let back: Vec<_> = ring.take_back();
+    assert_eq!(back.iter().map(|(item, _, seen)| (item.body[0], *seen)).collect::<Vec<_>>(), [(1, true), (3, false)]);
+    assert_eq!((ring.unsettled(), ring.clear().len()), (1, 1), "what was meant for this slot alone is left");
+    // Its next owner asks first what became of what the old one may have handled.
+    let (mut ring, mut inbox) = (Ring::default(), Inbox::default());
+    for (item, then, seen) in back {
+        ring.push_routed(item, then, seen);
+    }
+    let batch = ring.next_batch().expect("both");
+    let items = inbox.on_batch(batch.first, &batch.items).expect("own bytes");
+    assert_eq!(items.iter().map(|i| (i.body[0], i.replay)).collect::<Vec<_>>(), [(1, true), (3, false)]);
+}

@@ -1,9 +1,13 @@
 //! How a set of links follows the node table: owners of buckets, and the steps of a move (`ARCHITECTURE.md`, life of a move).
+//!
+//! An owner without a row is gone for good (its death is its release): in a move away from it what it owes is taken back and goes to the next
+//! owners, before anything newer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use wk_rpc::Table;
+use wk_types::InstanceName;
 
 use super::{Shared, Ways};
 use crate::ring::{Keep, Outgoing, Then};
@@ -21,10 +25,19 @@ impl Shared {
         let mut ways = self.ways.write();
         self.moving.store(!next.is_empty(), Ordering::Relaxed);
         let Ways { routes, slots: links } = &mut *ways;
-        for (slot, (item, then)) in routes.take(slots, next) {
+        for (slot, (item, then, seen)) in routes.take(slots, next) {
             if let Some(link) = links.get(&slot) {
-                link.push(item, then);
+                link.push_routed(item, then, seen);
             }
+        }
+        let gone =
+            |slot: &u16| !next.is_empty() && !next.contains(slot) && table.instance(InstanceName { daemon: target, slot: *slot }).is_none();
+        let mut lost = Vec::new();
+        for link in slots.iter().filter(|slot| gone(slot)).filter_map(|slot| links.get(slot)) {
+            let mut ring = link.ring.lock();
+            routes.wait_first(ring.take_back().into_iter().map(|waiting| (waiting.0.bucket, waiting)));
+            // The rest was meant for it alone.
+            lost.extend(ring.clear());
         }
         // Nothing is owed to a slot that has left: its buckets moved away settled. A rule that changed meanwhile concerns its cache alone.
         let mut done = Vec::new();
@@ -36,6 +49,9 @@ impl Shared {
         drop(ways);
         if !done.is_empty() {
             self.tell_done(done);
+        }
+        if !lost.is_empty() {
+            self.tell(lost, self.hooks.on_lost.as_ref().unwrap_or(&self.hooks.on_done));
         }
         table
     }

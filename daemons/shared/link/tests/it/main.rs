@@ -150,6 +150,7 @@ impl Sender {
                     t.notify_one();
                 }),
                 quarantine: Some(Quarantine::new(dir.path(), me)),
+                on_lost: None,
                 on_poison: Arc::new(move |item| {
                     assert_eq!(std::fs::read_to_string(&file).expect("it is kept first").lines().count(), 1);
                     p.lock().push(item.token);

@@ -10,8 +10,9 @@ pub const BODIES_KIB_MAX: u32 = 256 << 10;
 pub const REQUESTS_MAX: usize = 4096;
 /// Connections of one listener; further ones wait in its queue.
 pub const CONNECTIONS_MAX: usize = 8192;
-/// A connection that was accepted before a stop and has not sent a byte is closed after this.
-pub const FIRST_BYTES_MAX: Duration = Duration::from_secs(2);
+/// A connection that was accepted before a stop and has not sent a byte is closed this long after its accept: a client's first bytes are there
+/// after a round trip.
+pub const FIRST_BYTES_MAX: Duration = Duration::from_millis(500);
 /// A connection that neither sends nor is being answered for this long is closed.
 pub const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(120);
 /// Longest a request may take, body included; then 400 with a text.

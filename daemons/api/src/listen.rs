@@ -23,7 +23,8 @@ const ACCEPT_ERROR_PAUSE: std::time::Duration = std::time::Duration::from_millis
 /// Serves `router` on a copy of `listener` until `stop` is cancelled. Returns the serving itself, which ends when the requests under way are
 /// finished and the connections closed, and what can be seen of its end. The listener itself stays open, so clients wait in its queue.
 ///
-/// Connections that were accepted are not closed before their first bytes came, for [`FIRST_BYTES_MAX`] at most: a stop refuses nobody.
+/// Connections that were accepted are not closed before their first bytes came, for [`FIRST_BYTES_MAX`] from then: a stop refuses nobody, and does
+/// not wait for who has nothing to say.
 ///
 /// # Errors
 /// When the listener cannot be used with the runtime.
@@ -50,7 +51,7 @@ pub fn serve(
 #[derive(Debug, Clone)]
 pub struct Ending {
     disarmed: watch::Receiver<bool>,
-    /// Connections that have not sent a byte.
+    /// Connections that have not sent a byte and are to be waited for.
     silent: watch::Receiver<usize>,
 }
 
@@ -64,7 +65,7 @@ impl Ending {
         drop(self.disarmed.wait_for(|done| *done).await);
     }
 
-    /// Waits until, after that, every connection has sent something or had [`FIRST_BYTES_MAX`] for it.
+    /// Waits until, after that, every connection has sent something or had [`FIRST_BYTES_MAX`] for it since its accept.
     ///
     /// # Cancel safety
     /// It only waits.
@@ -74,7 +75,7 @@ impl Ending {
     }
 }
 
-/// A connection that has not sent a byte: counted until it is dropped.
+/// A connection that has not sent a byte and had no time to: counted until it is dropped.
 struct Silent(watch::Sender<usize>);
 
 impl Silent {
@@ -163,6 +164,7 @@ impl Listener for Bounded {
 /// One connection: holds its permit, and fails a read that brings nothing for [`CONNECTION_IDLE_MAX`].
 struct Conn {
     stream: TcpStream,
+    /// While it is counted as silent: the end of that. Then the end of its life, unless something happens before.
     idle: Pin<Box<Sleep>>,
     connections: IntGauge,
     silent: Option<Silent>,
@@ -172,7 +174,7 @@ struct Conn {
 impl Conn {
     fn new(stream: TcpStream, permit: OwnedSemaphorePermit, connections: IntGauge, silent: Silent) -> Self {
         connections.inc();
-        Self { stream, idle: Box::pin(sleep(CONNECTION_IDLE_MAX)), connections, silent: Some(silent), _permit: permit }
+        Self { stream, idle: Box::pin(sleep(FIRST_BYTES_MAX)), connections, silent: Some(silent), _permit: permit }
     }
 
     fn alive(&mut self) {
@@ -195,10 +197,16 @@ impl AsyncRead for Conn {
                 this.alive();
                 Poll::Ready(result)
             }
-            Poll::Pending => match this.idle.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-                Poll::Pending => Poll::Pending,
-            },
+            Poll::Pending => {
+                if this.silent.is_some() && this.idle.as_mut().poll(cx).is_ready() {
+                    this.silent = None;
+                    this.alive();
+                }
+                match this.idle.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
         }
     }
 }
@@ -277,7 +285,19 @@ mod tests {
         let start = Instant::now();
         stop.cancel();
         serving.await.unwrap().unwrap();
-        assert!(start.elapsed() >= FIRST_BYTES_MAX && start.elapsed() < CONNECTION_IDLE_MAX);
+        assert!(start.elapsed() >= FIRST_BYTES_MAX && start.elapsed() < FIRST_BYTES_MAX * 2, "{:?}", start.elapsed());
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_said_nothing_for_long_is_not_waited_for_at_all() {
+        let (mut client, stop, mut ending, serving) = with_client().await;
+        sleep(FIRST_BYTES_MAX * 2).await;
+        let start = Instant::now();
+        stop.cancel();
+        ending.heard_all().await;
+        serving.await.unwrap().unwrap();
+        assert!(start.elapsed() < FIRST_BYTES_MAX / 10, "{:?}", start.elapsed());
         assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
     }
 }

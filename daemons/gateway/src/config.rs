@@ -37,6 +37,8 @@ pub struct Settings {
     pub idle_ms: u64,
     /// Output may stand still for this long. Unit: ms.
     pub stall_ms: u64,
+    /// From accept to the first byte, once quiesced. Unit: ms.
+    pub silent_ms: u64,
     /// Discarding after a half-close. Unit: ms.
     pub linger_ms: u64,
     /// Largest frame body. Unit: bytes.
@@ -109,6 +111,7 @@ impl Default for Settings {
             away_ms: ms(limits::HANDSHAKE_AWAY_TIMEOUT),
             idle_ms: 180_000,
             stall_ms: ms(limits::OUTPUT_STALL_TIMEOUT),
+            silent_ms: ms(limits::QUIESCE_SILENT_TIMEOUT),
             linger_ms: ms(limits::LINGER_TIMEOUT),
             frame_bytes_max: wk_types::limits::FRAME_BODY_BYTES_MAX,
             sends_open_max: limits::SENDS_OPEN_MAX,

@@ -78,6 +78,8 @@ pub const IDS_RETRY_PAUSE: Duration = Duration::from_millis(50);
 pub const CONGESTION_CHECK: Duration = Duration::from_millis(5);
 /// Connections that were accepted before a quiesce may send their CONNECT for this long after it; the answer is then waited for.
 pub const QUIESCE_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Those of them that have not sent a byte are closed this long after their accept: a client's first bytes are there after a round trip.
+pub const QUIESCE_SILENT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Once quiesced and with every SEND answered, connections are closed when no worker has sent anything for this long.
 pub const QUIET_BEFORE_CLOSE: Duration = Duration::from_millis(100);
 /// How long the drain waits for CLOSED items to be settled.

@@ -150,7 +150,10 @@ impl Reactor {
         let entry = self.slots.vacant_entry();
         let index = entry.key();
         let at = At { conn, slot: u32::try_from(index).unwrap_or(u32::MAX), reactor: self.place.index };
-        let conn = Conn::new(at, transport, peer, settings, self.desk.now_ms);
+        let mut conn = Conn::new(at, transport, peer, settings, self.desk.now_ms);
+        if self.desk.quiesced {
+            conn.hurry(settings);
+        }
         let due = conn.due_ms(settings);
         entry.insert(Slot {
             socket,

@@ -120,7 +120,7 @@ pub(super) struct Conn {
     recvs_open: u32,
     pub(super) accepted_ms: u64,
     pub(super) active_ms: u64,
-    /// When a kicked or lingering connection is closed.
+    /// When a kicked or lingering connection is closed, or a silent one that is not waited for any more; 0: it has no such time.
     pub(super) close_ms: u64,
 }
 
@@ -186,11 +186,28 @@ impl Conn {
         self.parked.as_ref().map_or(0, |p| p.bytes.len() - p.at)
     }
 
+    /// The client has not said anything yet.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self.stage, Stage::Start | Stage::Upgrade | Stage::Detect)
+            && !self.is_ws
+            && self.input.is_empty()
+            && self.splitter.is_none()
+    }
+
+    /// Nothing new is taken any more: a client that says nothing is not waited for as long as otherwise. Returns when its time is over.
+    pub(super) fn hurry(&mut self, settings: &Settings) -> Option<u64> {
+        self.is_silent().then(|| {
+            self.close_ms = self.accepted_ms + settings.silent_ms;
+            self.due_ms(settings)
+        })
+    }
+
     /// When [`Conn::on_timer`] has something to say.
     pub(super) fn due_ms(&self, settings: &Settings) -> u64 {
         match self.stage {
             Stage::Start | Stage::Upgrade | Stage::Detect | Stage::Login => {
-                (self.active_ms + settings.first_bytes_ms).min(self.accepted_ms + settings.handshake_ms)
+                let due = (self.active_ms + settings.first_bytes_ms).min(self.accepted_ms + settings.handshake_ms);
+                if self.close_ms > 0 && self.is_silent() { due.min(self.close_ms) } else { due }
             }
             Stage::Waiting => (self.active_ms + settings.login_ms).min(self.accepted_ms + settings.handshake_ms),
             Stage::Open => self.active_ms + settings.idle_ms,
@@ -205,6 +222,7 @@ impl Conn {
             return Ok(due);
         }
         match self.stage {
+            Stage::Start | Stage::Upgrade | Stage::Detect if cx.quiesced && self.is_silent() => Err(End::at_once(CloseReason::Stopping)),
             Stage::Start | Stage::Upgrade | Stage::Detect | Stage::Login => Err(End::at_once(CloseReason::Handshake)),
             Stage::Waiting => {
                 let patient = self.accepted_ms + cx.settings.away_ms;

@@ -321,17 +321,29 @@ impl Reactor {
         }
     }
 
-    /// No accepts and no more SENDs. Who was accepted is served his handshake all the same: he would come again, but had been refused.
+    /// No accepts and no more SENDs. Who was accepted is served his handshake all the same: he would come again, but had been refused. Who does
+    /// not even begin with it is let go soon.
     fn on_quiesce(&mut self) -> io::Result<()> {
         self.desk.quiesced = true;
+        let settings = &self.common.settings;
+        let silent: Vec<(usize, u64)> =
+            self.slots.iter_mut().filter_map(|(index, slot)| Some((index, slot.conn.hurry(settings)?))).collect();
+        for (index, due_ms) in silent {
+            if due_ms <= self.desk.now_ms {
+                self.end(index, End::at_once(CloseReason::Stopping));
+            } else {
+                self.insert_timer(index, due_ms);
+            }
+        }
         self.cancel_accepts()
     }
 
     fn on_drain(&mut self) -> io::Result<()> {
         self.draining = true;
-        let all: Vec<usize> = self.slots.iter().map(|(index, _)| index).collect();
-        for index in all {
-            self.end(index, End::after_flush(CloseReason::Stopping));
+        // Who has said nothing has been told nothing: there are no last bytes to wait for.
+        let all: Vec<(usize, bool)> = self.slots.iter().map(|(index, slot)| (index, !slot.conn.is_silent())).collect();
+        for (index, flush) in all {
+            self.end(index, End { reason: CloseReason::Stopping, flush });
         }
         self.cancel_accepts()
     }

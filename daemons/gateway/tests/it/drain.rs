@@ -85,7 +85,7 @@ fn quiesce_takes_no_sends_but_answers_and_pings_go_on_and_drain_loses_no_byte() 
 
 #[test]
 fn who_came_before_the_quiesce_gets_a_handshake() {
-    let rig = Rig::with(settings(), 2);
+    let rig = Rig::with(Settings { silent_ms: 60_000, ..settings() }, 2);
     let mut tcp = Client::connect(rig.tcp);
     let mut ws = Client::connect(rig.ws);
     let mut begun = Client::connect(rig.tcp);
@@ -124,5 +124,41 @@ fn who_came_before_the_quiesce_gets_a_handshake() {
     }
     assert_eq!(rig.shared.newcomers(), 0);
     rig.wait(|e| matches!(e, Event::Drained(_)).then_some(()));
+    rig.reactors.join();
+}
+
+#[test]
+fn who_says_nothing_is_not_waited_for_by_a_quiesce() {
+    let patient = Settings { first_bytes_ms: 60_000, handshake_ms: 60_000, silent_ms: 200, ..settings() };
+    let rig = Rig::with(patient, 2);
+    let mut silent = [Client::connect(rig.tcp), Client::connect(rig.ws)];
+    let mut begun = Client::connect(rig.tcp);
+    let frame = connect_frame("begun");
+    begun.send(&frame[..1]);
+    rig.until(|| rig.metrics.conns.get() == 3 && rig.metrics.bytes_in.get() == 1);
+    rig.reactors.main.post_one(Command::StopAccept);
+    for sub in &rig.reactors.subs {
+        sub.post_one(Command::Quiesce);
+    }
+    for client in &mut silent {
+        assert!(client.clean_rest().is_empty());
+    }
+    rig.until(|| rig.shared.newcomers() == 1);
+    begun.send(&frame[1..]);
+    rig.accept(&rig.login());
+    assert_eq!(begun.frame()[0] >> 4, 2);
+    drop(begun);
+    rig.stop();
+}
+
+#[test]
+fn who_says_nothing_does_not_hold_a_drain() {
+    let rig = Rig::start(Settings { linger_ms: 600_000, ..settings() });
+    let mut silent = Client::connect(rig.tcp);
+    rig.until(|| rig.metrics.conns.get() == 1);
+    rig.reactors.drain();
+    // It never closes by itself.
+    rig.wait(|e| matches!(e, Event::Drained(_)).then_some(()));
+    assert!(silent.clean_rest().is_empty());
     rig.reactors.join();
 }

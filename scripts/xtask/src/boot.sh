@@ -40,11 +40,62 @@ send() {
   until_ok 20 answers_200 5001 POST /message/send "{\"from_uid\":\"ann\",\"channel_id\":\"ben\",\"channel_type\":1,\"payload\":\"$text\"}"
   http 5001 POST /channel/messagesync '{"login_uid":"ben","channel_id":"ann","channel_type":1,"limit":100}' | grep -q "$text" || fail "message $1 is not in the history"
 }
+# A client of ours stays connected over all of this: what it hears is in /tmp/client.
+pings=100
+client_begin() {
+  exec 7<>/dev/tcp/127.0.0.1/5100 || fail "no connection"
+  cat <&7 >/tmp/client & client=$!
+  printf '{"jsonrpc":"2.0","method":"connect","id":1,"params":{"uid":"stayer","deviceId":"d1","deviceFlag":1}}' >&7
+  until_ok 20 grep -q '"id":1,"result"' /tmp/client
+}
+client_alive() {
+  pings=$((pings + 1)); printf '{"jsonrpc":"2.0","method":"ping","id":%d}' "$pings" >&7
+  until_ok 20 grep -q "\"id\":$pings,\"result\"" /tmp/client
+  kill -0 "$client" 2>/dev/null || fail "the client was disconnected"
+}
+client_end() { exec 7>&-; kill "$client" 2>/dev/null; wait "$client" 2>/dev/null; }
+# logs_in UID: a new connection and its answer.
+logs_in() {
+  exec 8<>/dev/tcp/127.0.0.1/5100 || return 1
+  printf '{"jsonrpc":"2.0","method":"connect","id":1,"params":{"uid":"%s","deviceId":"d1","deviceFlag":1}}' "$1" >&8
+  [ "$(timeout 20 head -c 32 <&8)" = '{"jsonrpc":"2.0","id":1,"result"' ]; local ok=$?
+  exec 8>&-
+  return $ok
+}
+# Newcomers to both ports one after the other, until arrivals_end: nobody may be refused or closed without an answer.
+arrivals() {
+  rm -f /tmp/arrivals.stop /tmp/arrivals.bad; echo 0 >/tmp/arrivals.good
+  (
+    exec 7>&-
+    good=0
+    while [ ! -e /tmp/arrivals.stop ]; do
+      logs_in "comer$good" || echo "login $good" >>/tmp/arrivals.bad
+      answers_200 5001 GET /health || echo "request $good" >>/tmp/arrivals.bad
+      good=$((good + 1)); echo $good >/tmp/arrivals.new; mv /tmp/arrivals.new /tmp/arrivals.good
+    done
+  ) 2>>/tmp/arrivals.bad &
+  arrivals=$!
+}
+arrivals_go_on() { local seen; seen=$(cat /tmp/arrivals.good); until_ok 30 eval "[ \$(cat /tmp/arrivals.good) -gt $((seen + 3)) ]"; }
+arrivals_end() {
+  touch /tmp/arrivals.stop; wait "$arrivals"
+  [ ! -s /tmp/arrivals.bad ] || fail "of $(cat /tmp/arrivals.good) newcomers: $(cat /tmp/arrivals.bad)"
+  echo "$(cat /tmp/arrivals.good) newcomers to each port, none refused"
+}
+# holds PID PORT: the process has the listener of that port.
+holds() {
+  local inode; inode=$(awk -v port="$(printf ':%04X$' "$2")" '$2 ~ port && $4 == "0A" { print $10 }' /proc/net/tcp)
+  [ -n "$inode" ] && ls -l "/proc/$1/fd" | grep -qF "socket:[$inode]"
+}
+# Every daemon of the supervisor, by what its command line says.
+KINDS='wk-cluster wk-gateway wk-api pool.user pool.channel pool.push wk-plugin-host'
 nothing_left() {
   until_ok 10 nobody
   local left; left=$(find /run/wukongim -type s 2>/dev/null)
   [ -z "$left" ] || fail "sockets are left: $left"
   ! grep -qE ' (0100007F|00000000):(13EC|1450|1389|14B4) [^ ]+ 0A ' /proc/net/tcp || fail "a port is still open: $(cat /proc/net/tcp)"
+  left=$(find /sys/fs/cgroup -type d \( -path '*wukongim*' -o -path '*wk-*' \) ! -path '*wk-boot*' 2>/dev/null)
+  [ -z "$left" ] || fail "control groups are left: $left"
 }
 
 step "install"
@@ -62,21 +113,66 @@ systemctl show -P StatusText wukongim
 wkctl status || fail "wkctl status"
 until_ok 20 answers_200 5300 GET /readyz
 send 1
+client_begin
+
+step "supervisor: a leaf for each daemon in the delegated part of the tree"
+group=/sys/fs/cgroup$(systemctl show -P ControlGroup wukongim)
+echo "controllers of the unit: '$(cat "$group/cgroup.controllers")', of its leaves: '$(cat "$group/cgroup.subtree_control")'"
+for name in cluster@0 gateway@0 api@0 worker.user@0 worker.channel@0 worker.push@0 plugin-host@0; do
+  grep -q . "$group/$name/cgroup.procs" || fail "$name has no leaf: $(find "$group" -type d)"
+done
+wkctl status --wide | grep -i cgroup && wkctl status -o json | grep -q '"containment": "cgroup ' || fail "status does not name the way processes are held together"
+runuser -u wukongim -- wksupervisor check --config /etc/wukongim/wukongim.yaml | tee /tmp/check | grep -i cgroup
+[ -s /tmp/check ] || fail "check says nothing"
 
 step "supervisor: kill -9 of every daemon"
-for name in wk-cluster wk-gateway wk-api wk-worker wk-plugin-host; do
-  before=$(of_ours -o -x "$name"); kill -9 "$before"
+for name in $KINDS; do
+  before=$(of_ours -o -f "$name"); kill -9 "$before"
   until_ok 20 eval "wkctl status >/dev/null && ! kill -0 $before 2>/dev/null"
+  [ $name = wk-gateway ] && { client_end; client_begin; }
 done
+client_alive
 send 2
 
-step "supervisor: kill -9 of the supervisor, the daemons stay"
+step "supervisor: kill -9 of the supervisor, the daemons stay, the listeners are its successor's"
 before=$(pids); supervisor=$(main_pid wukongim)
+arrivals
 kill -9 "$supervisor"
 until_ok 20 new_main_pid wukongim "$supervisor"
 until_ok 20 eval 'wkctl status >/dev/null'
 [ "$(pids)" = "$before" ] || fail "daemons were $before, are $(pids)"
+for port in 5100 5200 5001 5300; do holds "$(main_pid wukongim)" $port || fail "the new supervisor does not have the listener of $port"; done
+client_alive
+for name in api gateway; do
+  arrivals_go_on
+  [ $name = gateway ] && { client_alive; client_end; }
+  wkctl restart $name || fail "restart of $name"
+done
+arrivals_go_on
+arrivals_end
+client_begin
 send 3
+
+step "supervisor: stands still (SIGSTOP), the watchdog ends it, the daemons stay"
+before=$(pids); supervisor=$(main_pid wukongim)
+kill -STOP "$supervisor"
+until_ok 60 new_main_pid wukongim "$supervisor"
+until_ok 20 eval 'wkctl status >/dev/null'
+journalctl --no-pager -u wukongim | grep -q 'Watchdog timeout' || fail "it was not the watchdog"
+[ "$(pids)" = "$before" ] || fail "daemons were $before, are $(pids)"
+client_alive
+
+step "supervisor: the package is installed again while it runs, then the supervisor replaces itself"
+before=$(pids); supervisor=$(main_pid wukongim)
+dpkg -i /wk/in/wukongim.deb || fail "dpkg -i"
+[ "$(main_pid wukongim)" = "$supervisor" ] && [ "$(pids)" = "$before" ] || fail "an upgrade touched the processes"
+client_alive
+wkctl reexec || fail "reexec"
+until_ok 20 eval 'wkctl status >/dev/null'
+[ "$(main_pid wukongim)" = "$supervisor" ] && [ "$(pids)" = "$before" ] || fail "reexec changed the processes"
+client_alive
+send 3b
+client_end
 
 step "supervisor: stop"
 systemctl stop wukongim || fail "stop"
@@ -88,25 +184,64 @@ systemctl start wukongim.target || fail "start"
 for name in $SLOTS; do systemctl -q is-active "wk-$name" || fail "wk-$name is not active"; done
 until_ok 20 answers_200 5300 GET /readyz
 send 4
+client_begin
 
 step "units: kill -9 of every daemon"
-for name in worker-user@0 worker-channel@0 worker-push@0 plugin-host api gateway cluster; do
+for name in worker-user@0 worker-channel@0 worker-push@0 plugin-host api cluster; do
   before=$(main_pid "wk-$name"); kill -9 "$before"
   until_ok 30 new_main_pid "wk-$name" "$before"
 done
+for pool in user channel push; do
+  journalctl --no-pager -u wk-worker-$pool@0 | grep -q 'last_end=Killed' || fail "the next life of worker $pool was not told that the last one was killed"
+done
+client_alive
+client_end
+before=$(main_pid wk-gateway); kill -9 "$before"
+until_ok 30 new_main_pid wk-gateway "$before"
 until_ok 20 answers_200 5300 GET /readyz
 send 5
 
+step "units: restart of gateway and api refuses nobody"
+arrivals
+for name in wk-api wk-gateway wk-api wk-gateway; do
+  arrivals_go_on
+  systemctl restart $name || fail "restart of $name"
+done
+arrivals_go_on
+arrivals_end
+
 step "units: wkctl"
+client_begin
 wkctl status || fail "wkctl status"
-wkctl scale worker.push=2 || fail "wkctl scale"
-systemctl -q is-active wk-worker-push@1 || fail "the second push worker does not run"
-wkctl scale worker.push=1 || fail "wkctl scale back"
-! systemctl -q is-active wk-worker-push@1 || fail "the second push worker still runs"
-wkctl roll worker && fail "roll is the supervisor's"
+for pool in user channel push; do
+  wkctl scale worker.$pool=2 || fail "wkctl scale"
+  systemctl -q is-active wk-worker-$pool@1 || fail "the second $pool worker does not run"
+  send "6-$pool"
+  began=$SECONDS
+  wkctl scale worker.$pool=1 || fail "wkctl scale back"
+  ! systemctl -q is-active wk-worker-$pool@1 || fail "the second $pool worker still runs"
+  journalctl --no-pager -u wk-worker-$pool@1 | grep -q ' leaving' || fail "it did not hand its share over"
+  ! journalctl --no-pager -u wk-worker-$pool@1 | grep 'nobody has taken the share over' || fail "nobody took the share of $pool over"
+  [ $((SECONDS - began)) -lt 8 ] || fail "it took $((SECONDS - began)) s"
+done
+for verb in 'roll worker' 'why api' 'events' 'reload' 'reexec' 'analyze'; do
+  wkctl $verb >/tmp/said 2>&1 && fail "wkctl $verb is the supervisor's"
+  grep -q 'works only with the supervisor' /tmp/said || fail "wkctl $verb says: $(cat /tmp/said)"
+done
 wkctl status -o json | grep -q '"overall": "ready"' || fail "wkctl status -o json"
 wkctl logs -n 3 cluster | grep -q . || fail "wkctl logs"
+before=$(main_pid wk-api)
+wkctl restart api || fail "wkctl restart"
+[ "$(main_pid wk-api)" != "$before" ] || fail "the api is the same"
 send 6
+client_alive
+
+step "units: the package is installed again while they run"
+before=$(pids)
+dpkg -i /wk/in/wukongim.deb || fail "dpkg -i"
+[ "$(pids)" = "$before" ] || fail "an upgrade touched the processes"
+client_alive
+client_end
 
 step "units: stop"
 systemctl stop wukongim.target || fail "stop"
@@ -131,4 +266,9 @@ nothing_left
 ! ls /usr/lib/systemd/system/wk-* /usr/bin/wk* 2>/dev/null || fail "files are left"
 dpkg -P wukongim || fail "dpkg -P"
 [ ! -e /var/lib/wukongim ] && [ ! -e /var/log/wukongim ] && [ ! -e /etc/wukongim ] || fail "the purge left data"
+# Policy: the account stays, files elsewhere may belong to it.
+left=$(find / -xdev \( -name '*wukongim*' -o -name 'wk-*' -o -name 'wksupervisor*' -o -name 'wkctl*' \) ! -path '/proc/*' ! -path '/sys/*' ! -path '*/wk-boot*' \
+  ! -path '/tmp/*' ! -path '/var/log/journal/*' ! -path '/run/log/*' ! -path '/usr/share/doc/*' ! -path '/wk/*' 2>/dev/null)
+[ -z "$left" ] || fail "the purge left $left"
+getent passwd wukongim >/dev/null || fail "the account is gone"
 echo "boot test passed"

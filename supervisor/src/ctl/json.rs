@@ -23,7 +23,7 @@ pub(super) fn status(snapshot: &pb::Snapshot) -> Value {
         "admitted": snapshot.admitted, "up_ms": snapshot.up_ms, "epoch": snapshot.epoch, "config_hash": snapshot.config_hash,
         "addresses": snapshot.addresses, "data_dir": snapshot.data_dir, "runtime_dir": snapshot.runtime_dir,
         "instances": instances, "timing": snapshot.timing.as_ref().map(timing), "ops": ops.collect::<Vec<_>>(),
-        "overrides": overrides.collect::<Vec<_>>(),
+        "overrides": overrides.collect::<Vec<_>>(), "containment": snapshot.containment,
     })
 }
 

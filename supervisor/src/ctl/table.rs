@@ -62,6 +62,9 @@ pub(super) fn head(snapshot: &pb::Snapshot, look: Look) -> String {
     for address in &snapshot.addresses {
         line.push_str(&format!("\n  {address}"));
     }
+    if look.wide && !snapshot.containment.is_empty() {
+        line.push_str(&format!("\n  {}", snapshot.containment));
+    }
     for o in &snapshot.overrides {
         line.push_str(&format!("\n  override: {}={} by command, the configuration says {}", o.daemon, o.slots, o.configured));
     }

@@ -156,7 +156,6 @@ pub struct Engine {
     overrides: Overrides,
     /// What each daemon reads of the configuration, and what each generation was started with.
     fingerprints: BTreeMap<Daemon, u64>,
-    marks: BTreeMap<InstanceName, u64>,
     quiesce: JoinSet<()>,
     /// Waits for callers that their operations are not to outlive.
     watchers: JoinSet<()>,
@@ -238,7 +237,6 @@ impl Engine {
             overrides,
             fingerprints: crate::reload::fingerprints(&config.json),
             config,
-            marks: BTreeMap::new(),
             quiesce: JoinSet::new(),
             watchers: JoinSet::new(),
             began,
@@ -402,7 +400,7 @@ impl Engine {
             starts: self.starts.clone(),
             overrides: overridden.iter().map(|(d, n)| (*d, *n, configured(d))).collect(),
             config_hash: self.config.hash.clone(),
-            behind: self.behind(),
+            behind: self.behind(&self.fingerprints),
             ..take(&self.table, now)
         };
         self.snapshot.send_replace(Arc::new(snapshot));

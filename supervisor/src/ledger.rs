@@ -14,8 +14,10 @@ use wk_types::InstanceName;
 use crate::limits::LEDGER_LINES_MAX;
 use crate::table::{Desired, Instance};
 
-/// Version of the lines. Rule: version n reads n; what it cannot read is adopted by marker.
-const VERSION: u32 = 2;
+/// Version of the lines. Rule: version n reads n and n-1; what it cannot read is adopted by marker.
+const VERSION: u32 = 3;
+/// The oldest that is read. What its lines do not say is unknown: which configuration a process has read, whether it ends with us.
+const OLDEST: u32 = 2;
 
 /// A public listener, so that a successor finds the same socket among the descriptors of our children.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +84,7 @@ impl Saved {
     pub fn parse(text: &str, boot_id: &str) -> Option<Self> {
         let mut lines = text.lines().map_while(decode);
         match lines.next()? {
-            Line::Head { version, boot_id: theirs } if version == VERSION && theirs == boot_id => {}
+            Line::Head { version, boot_id: theirs } if (OLDEST..=VERSION).contains(&version) && theirs == boot_id => {}
             _ => return None,
         }
         let mut saved = Self::default();
@@ -310,6 +312,22 @@ mod tests {
         let foreign = text.replacen("api@0", "api@1", 1);
         assert_eq!(Saved::parse(&foreign, &boot_id()).unwrap().instances.len(), 1, "checksum");
         assert_eq!(Saved::parse("{\"version\":1}", &boot_id()), None);
+    }
+
+    /// Files of real nodes, never edited: seven daemons, one of which had crashed once.
+    #[test]
+    fn this_version_and_the_one_before_are_read() {
+        const BOOT: &str = "fd6f98dc-8dff-4dd7-a07c-dda74216483e";
+        for (version, text) in [(2, include_str!("../testdata/ledger/v2")), (3, include_str!("../testdata/ledger/v3"))] {
+            let saved = Saved::parse(text, BOOT).unwrap_or_else(|| panic!("version {version}"));
+            let runs: Vec<&Run> = saved.instances.values().filter_map(|(i, _)| i.run.as_ref()).collect();
+            assert_eq!((runs.len(), saved.node.desired.admitted), (7, true), "version {version}");
+            assert!(runs.iter().all(|r| r.reads.is_some() == (version > 2) && !r.bound), "version {version}");
+            let (push, started) = &saved.instances[&"worker.push@0".parse().unwrap()];
+            assert!((push.generation, push.restarts) == (2, 1) && *started > 0, "version {version}");
+        }
+        let next = encode(&Line::Head { version: VERSION + 1, boot_id: BOOT.into() }).unwrap();
+        assert_eq!(Saved::parse(&next, BOOT), None);
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub enum Fact {
         began: Time,
         /// Fork to exec done.
         exec: Duration,
+        /// Fingerprint of all that it reads of the configuration.
+        reads: u64,
     },
     /// There is no process.
     SpawnFailed(Cause),

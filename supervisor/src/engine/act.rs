@@ -122,10 +122,10 @@ impl Engine {
         let process = Process::new(spawned.pid, spawned.pidfd, &marker.identity());
         let pid = process.number();
         self.log_offsets.insert(name, spawned.log_offset);
-        self.marks.insert(name, self.fingerprints.get(&name.daemon).copied().unwrap_or(0));
+        let reads = self.fingerprints.get(&name.daemon).copied().unwrap_or(0);
         let start_time = crate::process::start_time(pid).unwrap_or(0);
         self.watch_child(name, generation, Found { marker, pid, start_time, process, recorded: true }, false);
-        Fact::Spawned { pid, incarnation, began, exec: spawned.exec }
+        Fact::Spawned { pid, incarnation, began, exec: spawned.exec, reads }
     }
 
     fn note(&mut self, name: InstanceName, bad: bool, text: &str) {

@@ -35,7 +35,6 @@ impl Engine {
         if left > 0 {
             tracing::error!(%name, left, "left behind and not killable");
         }
-        self.marks.remove(&name);
         let Some(child) = self.children.remove(&name) else { return Vec::new() };
         let exit = child.process.reap();
         self.notifier.forget(&Passed::child_name(name));

@@ -1,6 +1,6 @@
 //! Another configuration while the node runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wk_types::{Daemon, InstanceName};
 
@@ -54,7 +54,7 @@ impl Engine {
         let changes = diff(&self.config.json, &new.json);
         new.spec.check().map_err(|e| Refusal::new(78, e.to_string()))?;
         let marks = fingerprints(&new.json);
-        let behind: BTreeSet<Daemon> = self.marks.iter().filter(|(n, m)| marks.get(&n.daemon) != Some(*m)).map(|(n, _)| n.daemon).collect();
+        let behind: BTreeSet<Daemon> = self.behind(&marks).into_iter().map(|name| name.daemon).collect();
         if dry_run {
             let message = format!("{}; nothing was changed", summary(&changes, &behind));
             return Ok(Reloaded { changes, op: 0, message });
@@ -82,10 +82,10 @@ impl Engine {
         Ok(Reloaded { changes, op, message })
     }
 
-    /// Instances whose generation was started with another configuration than the next one would get.
-    pub(super) fn behind(&self) -> Vec<InstanceName> {
-        let differs = |(name, mark): (&InstanceName, &u64)| (self.fingerprints.get(&name.daemon) != Some(mark)).then_some(*name);
-        self.marks.iter().filter_map(differs).collect()
+    /// Instances whose generation was started with another configuration than the next one would get, also by an earlier supervisor.
+    pub(super) fn behind(&self, fingerprints: &BTreeMap<Daemon, u64>) -> Vec<InstanceName> {
+        let read = self.table.instances().filter_map(|i| Some((i.name, i.run.as_ref()?.reads?)));
+        read.filter(|(name, reads)| fingerprints.get(&name.daemon) != Some(reads)).map(|(name, _)| name).collect()
     }
 }
 

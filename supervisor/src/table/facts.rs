@@ -14,11 +14,11 @@ impl Table {
     pub(super) fn fact(&mut self, now: Time, name: InstanceName, fact: Fact) {
         let Some(instance) = self.instances.get_mut(&name) else { return };
         match fact {
-            Fact::Spawned { pid, incarnation, began, exec } => {
+            Fact::Spawned { pid, incarnation, began, exec, reads } => {
                 instance.rest = Rest::Idle;
                 instance.last_incarnation = incarnation;
                 let bound = self.spec.daemons.get(&name.daemon).is_some_and(|s| s.orphans == Orphans::Kill);
-                instance.run = Some(Run { bound, ..Run::new(pid, incarnation, began, exec) });
+                instance.run = Some(Run { bound, reads: Some(reads), ..Run::new(pid, incarnation, began, exec) });
             }
             Fact::SpawnFailed(cause) => {
                 instance.rest = Rest::Idle;

@@ -187,6 +187,9 @@ pub struct Run {
     /// The kernel sends it a SIGTERM when the supervisor that started it dies.
     #[serde(default)]
     pub bound: bool,
+    /// Fingerprint of all that it read of the configuration; `None`: nobody knows.
+    #[serde(default)]
+    pub reads: Option<u64>,
     /// It says since then that it cannot take work, and may be restarted for it.
     #[serde(default)]
     pub unready: Option<Time>,
@@ -213,6 +216,7 @@ impl Run {
             left_behind: false,
             progress: Progress::new(spawn),
             bound: false,
+            reads: None,
             unready: None,
             met: 0,
         }

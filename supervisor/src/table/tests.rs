@@ -160,7 +160,7 @@ impl World {
                     return;
                 }
                 self.live.insert(name, generation);
-                let fact = Fact::Spawned { pid: 1, incarnation: generation, began: self.now, exec: Duration::ZERO };
+                let fact = Fact::Spawned { pid: 1, incarnation: generation, began: self.now, exec: Duration::ZERO, reads: 1 };
                 self.fact(name, fact);
                 self.fact(name, Fact::HealthUp);
             }

@@ -9,6 +9,7 @@ mod journal;
 mod metrics;
 mod names;
 mod node;
+mod pending;
 mod policies;
 mod process;
 mod reexec;

@@ -66,6 +66,8 @@ pub const DELIVERS_MAX: usize = 65_536;
 pub const TICK: Duration = Duration::from_millis(100);
 /// Longest wait of a drain for what is under way.
 pub const DRAIN_MAX: Duration = Duration::from_secs(8);
+/// Senders get this long to read what their last items came to. They are of this node and busy with nothing that takes longer.
+pub const FAREWELL: Duration = Duration::from_millis(500);
 
 const _: () = assert!(APPEND_BYTES_MAX >= PAYLOAD_BYTES_MAX, "a request holds at least one message of the largest size");
 const _: () = assert!(RETRY_BYTES_MAX >= BATCH_BYTES_MAX, "retry memory of a connection is not smaller than a batch");

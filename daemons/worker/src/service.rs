@@ -23,6 +23,7 @@ use crate::channel::events::ChannelPool;
 use crate::channel::handle::Channels;
 use crate::fault::{self, Bug, Fault};
 use crate::inbox::{Event, Inbox};
+use crate::limits::FAREWELL;
 use crate::metrics::{ChannelMetrics, PushMetrics, UserMetrics};
 use crate::peers::Peers;
 use crate::push::events::PushPool;
@@ -286,18 +287,21 @@ pub async fn run(context: Context, pools: Vec<Pool>) -> Result<(), Failure> {
         let listener = listener(&context, *pool, pools.len())?;
         let identity = format!("{me}/{}/{:016x}", context.generation(), context.incarnation());
         let options = ServeOptions { identity: Some(identity) };
-        // The links of our senders have no end of their own: dropping the server ends them, after the drain.
+        // Its end is the end of the process: by then the links of our senders are closed.
         serving.push(Box::pin(wk_rpc::serve(listener, started.routes.clone(), options, std::future::pending())));
         context.component(components(*pool)[0]).serving();
         counted.push((started.links.clone(), Arc::clone(&started.state)));
         drained.push(started.task);
     }
+    let links: Vec<LinkServer> = counted.iter().map(|(links, _)| links.clone()).collect();
     let states: Vec<_> = counted.iter().map(|(_, state)| Arc::clone(state)).collect();
     context.set_in_flight_source(move || in_flight(&counted));
     let readiness = say_ready(&context, &pools, states);
     let life = async {
         // Ready is said once; afterwards only the end of the pools counts.
         let ((), ended) = tokio::join!(readiness, join_all(drained));
+        // What the drain has settled is heard of, so that nothing of it is done again by the next life.
+        join_all(links.iter().map(|l| l.close(FAREWELL))).await;
         ended
     };
     // Cancel safe: the servers are dropped on purpose once the pools have drained.

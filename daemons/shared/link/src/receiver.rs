@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use wk_proto::link::v1 as pb;
 use wk_proto::link::v1::link_server::{Link, LinkServer as Service};
@@ -134,6 +135,9 @@ struct ServerInner {
     /// How the life before ended.
     past: Past,
     peers: Mutex<HashMap<String, Peer>>,
+    /// Nothing more is taken in.
+    closing: CancellationToken,
+    streams: TaskTracker,
 }
 
 impl std::fmt::Debug for LinkServer {
@@ -152,7 +156,8 @@ impl LinkServer {
     /// As [`LinkServer::new`], with what is known of the life before: its senders are told, so that they blame the right item.
     #[must_use]
     pub fn after(me: InstanceName, incarnation: Incarnation, handler: Arc<dyn Handler>, past: Past) -> Self {
-        let inner = ServerInner { me: me.to_string(), incarnation, handler, past, peers: Mutex::default() };
+        let (peers, closing, streams) = (Mutex::default(), CancellationToken::new(), TaskTracker::new());
+        let inner = ServerInner { me: me.to_string(), incarnation, handler, past, peers, closing, streams };
         Self { inner: Arc::new(inner) }
     }
 
@@ -178,9 +183,22 @@ impl LinkServer {
         self.inner.peers.lock().values().map(Peer::unsettled).sum()
     }
 
+    /// Tells every sender what is left to tell, ends its stream, and waits until it has read that, at most `within`: what was settled and not
+    /// heard of would be sent again to our next life.
+    pub async fn close(&self, within: Duration) {
+        self.inner.closing.cancel();
+        self.inner.streams.close();
+        if tokio::time::timeout(within, self.inner.streams.wait()).await.is_err() {
+            tracing::debug!(streams = self.inner.streams.len(), "senders do not read the end of their links");
+        }
+    }
+
     /// The peer of a Hello, the end of its stream, and the peer it replaces.
     fn admit(&self, hello: &pb::Hello) -> Result<Admitted, Status> {
         let inner = &self.inner;
+        if inner.closing.is_cancelled() {
+            return Err(Status::unavailable(format!("this life of {} ends", inner.me)));
+        }
         if hello.receiver != inner.me || hello.receiver_incarnation != inner.incarnation {
             return Err(Status::failed_precondition(format!("this is {} in another life", inner.me)));
         }
@@ -237,8 +255,9 @@ impl Link for LinkServer {
         let (down, reports) = mpsc::channel(REPORT_QUEUE);
         let welcome = pb::down::Message::Welcome(self.welcome(&peer));
         down.try_send(Ok(pb::Down { message: Some(welcome) })).map_err(|_| Status::internal("a new queue is full"))?;
-        tokio::spawn(async move {
-            let end = serve_stream(&peer, handler.as_ref(), &mut up, &down, &admitted.stream).await;
+        let closing = self.inner.closing.clone();
+        self.inner.streams.spawn(async move {
+            let end = serve_stream(&peer, handler.as_ref(), &mut up, down, [&admitted.stream, &closing]).await;
             if let Err(err) = end {
                 tracing::debug!(sender = peer.name(), %err, "link stream ended");
             }
@@ -248,13 +267,13 @@ impl Link for LinkServer {
     }
 }
 
-/// Moves one stream until it ends. Taking items in never waits for the reports to get out.
+/// Moves one stream until it ends, or until we close. Taking items in never waits for the reports to get out.
 async fn serve_stream(
     peer: &Peer,
     handler: &dyn Handler,
     up: &mut Streaming<pb::Up>,
-    down: &mpsc::Sender<Result<pb::Down, Status>>,
-    stop: &CancellationToken,
+    down: mpsc::Sender<Result<pb::Down, Status>>,
+    [stop, closing]: [&CancellationToken; 2],
 ) -> Result<(), Status> {
     loop {
         let owes_report = peer.inner.inbox.lock().has_report();
@@ -269,6 +288,12 @@ async fn serve_stream(
                 if let Some((received, settled)) = report {
                     let settled = settled.into_iter().flat_map(|(first, count)| [first, count]).collect();
                     permit.send(Ok(pb::Down { message: Some(pb::down::Message::Report(pb::Report { received, settled })) }));
+                }
+            }
+            () = closing.cancelled(), if !owes_report => {
+                // Something may have been settled since we looked.
+                if !peer.inner.inbox.lock().has_report() {
+                    break;
                 }
             }
             message = up.message() => match message?.and_then(|m| m.message) {
@@ -288,4 +313,8 @@ async fn serve_stream(
             () = peer.inner.wake.notified() => {}
         }
     }
+    drop(down);
+    // It ends its side when it has read all of ours. What it sends meanwhile is not received: it goes to our next life.
+    while up.message().await?.is_some() {}
+    Ok(())
 }

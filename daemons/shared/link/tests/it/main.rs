@@ -62,6 +62,7 @@ impl Seen {
 struct Life {
     seen: Arc<Seen>,
     black_box: BlackBox,
+    server: LinkServer,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
     row: pb::Instance,
@@ -75,14 +76,15 @@ impl Life {
         listener.set_nonblocking(true).expect("non-blocking");
         let seen = Arc::new(Seen::default());
         let (black_box, past) = BlackBox::open(&dir.join("box")).expect("a file");
-        let server = LinkServer::after(name, incarnation, seen.clone(), past).into_service();
+        let server = LinkServer::after(name, incarnation, seen.clone(), past);
+        let service = server.clone().into_service();
         let stop = CancellationToken::new();
         let until = stop.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(async {
                 let incoming = tokio_stream::wrappers::UnixListenerStream::new(UnixListener::from_std(listener).expect("listener"));
-                let serving = tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming);
+                let serving = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
                 tokio::select! {
                     end = serving => end.expect("serves"),
                     () = until.cancelled() => {}
@@ -98,7 +100,7 @@ impl Life {
             health_socket: String::new(),
             pid: 1,
         };
-        Self { seen, black_box, stop, thread: Some(thread), row }
+        Self { seen, black_box, server, stop, thread: Some(thread), row }
     }
 }
 
@@ -284,4 +286,26 @@ async fn deaths_of_another_senders_item_condemn_nothing() {
         life.black_box.handling(InstanceName { daemon: Daemon::Api, slot: 0 }, 7, 12);
     }
     assert!(sender.poisoned.lock().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_drain_has_settled_is_heard_of_before_the_process_ends() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let sender = Sender::start(Window::default());
+    for incarnation in 1..=20 {
+        let life = Life::start(dir.path(), incarnation);
+        sender.publish(&life.row);
+        for n in 1..=100 {
+            sender.push(n, Keep::UntilSettled);
+        }
+        life.seen.wait(102).await;
+        let all = life.seen.items.lock().clone();
+        assert!(all.iter().skip(2).all(|(_, item)| !item.replay), "the life before had settled everything of its own");
+        for (peer, item) in all {
+            peer.settle(item.position);
+        }
+        life.server.close(Duration::from_secs(10)).await;
+        // What comes from now on is not received any more, and is not lost.
+        assert_eq!(sender.links.unsettled(), 0);
+    }
 }

@@ -73,9 +73,17 @@ async fn row_54_an_operation_survives_its_caller() {
 #[tokio::test]
 async fn row_56_status_is_answered_from_a_snapshot() {
     let node = Node::start().await;
-    let p99 = status_p99(&node).await;
-    // The goal is 2 ms with 100 instances; ten times that on a busy machine says that nobody waited for anything.
-    assert!(p99 < Duration::from_millis(20), "p99 {p99:?}");
+    let supervisor = node.status().await.supervisor_pid;
+    // The engine is the main thread. How long a call takes depends on the machine; that the engine sleeps meanwhile does not.
+    let woken = || {
+        let status = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/status")).unwrap();
+        let count = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        count.trim().parse::<u64>().unwrap()
+    };
+    let before = woken();
+    status_p99(&node).await;
+    let times = woken() - before;
+    assert!(times < 300, "1,000 calls have woken the engine {times} times");
 }
 
 #[tokio::test]

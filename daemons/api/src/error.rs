@@ -18,12 +18,9 @@ pub enum ApiError {
     /// 413: the body is over [`crate::limits::BODY_BYTES_MAX`].
     #[error("request body is too large")]
     TooLarge,
-    /// 503 with `Retry-After`: not admitted yet, stopping, or at a limit. Nothing was done: the same request may be made again.
+    /// 503 with `Retry-After`: not admitted yet, stopping, or at a limit.
     #[error("{0}")]
     Unavailable(&'static str),
-    /// 504: handed over and not settled in time. It may be done yet: only who can tell a repetition from another request makes it again.
-    #[error("{0}")]
-    Unsettled(&'static str),
 }
 
 impl ApiError {
@@ -70,7 +67,6 @@ impl IntoResponse for ApiError {
             Self::Refused(text) => (StatusCode::BAD_REQUEST, text),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Cow::Borrowed("request body is too large")),
             Self::Unavailable(text) => (StatusCode::SERVICE_UNAVAILABLE, Cow::Borrowed(text)),
-            Self::Unsettled(text) => (StatusCode::GATEWAY_TIMEOUT, Cow::Borrowed(text)),
         };
         let mut response = json(status, &Problem { msg: &text, status: status.as_u16() });
         if status == StatusCode::SERVICE_UNAVAILABLE {

@@ -299,16 +299,12 @@ async fn stored_before(backend: &dyn Backend, message: &Outgoing, fresh: Message
     Ok(Some(answer.message_id).filter(|id| answer.number != 0 && *id != 0))
 }
 
-/// A send that failed is no mistake of its caller: the status says whether to send it again. (The original answers before it stores, so there
-/// is no answer of its own to reproduce; the texts are.)
 fn not_settled(err: &BackendError) -> ApiError {
-    let refused = internal(NOT_SETTLED, err);
-    match err {
-        BackendError::Congested | BackendError::NoId => ApiError::Unavailable(BUSY),
-        BackendError::SendDeadline => ApiError::Unsettled(NOT_SETTLED),
-        // Given up for good; what else fails inside is a 400, as on every route.
-        BackendError::SendPoisoned | BackendError::Cluster(_) | BackendError::Owner(_) => refused,
-    }
+    let text = match err {
+        BackendError::Congested => BUSY,
+        _ => NOT_SETTLED,
+    };
+    internal(text, err)
 }
 
 #[cfg(test)]

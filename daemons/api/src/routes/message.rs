@@ -12,9 +12,7 @@ use crate::sending::{self, SendAnswer};
 
 /// Sends a message to a channel, or a command to a list of users. 200 also when the channel refuses it.
 #[utoipa::path(post, path = "/message/send", tag = "message", request_body = MessageSend,
-    responses((status = 200, body = Sent), (status = 400, body = Problem),
-        (status = 503, body = Problem, description = "not taken, send it again"),
-        (status = 504, body = Problem, description = "perhaps taken, send it again with the same client_msg_no")))]
+    responses((status = 200, body = Sent), (status = 400, body = Problem)))]
 pub(super) async fn send(State(api): State<Api>, Raw(body): Raw) -> Answer {
     match sending::send(&*api.backend, decode(&body)?).await? {
         SendAnswer::Channel(sent) => ok(&sent),

@@ -12,7 +12,7 @@ use wk_proto::node::v1::State;
 use wk_proto::supervisor::v1 as pb;
 use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
-use crate::node::{Node, Plan};
+use crate::node::{Node, Plan, edit};
 
 /// Events of the node, as `wkctl events -o json` prints them.
 async fn events(node: &Node) -> Vec<Value> {
@@ -260,13 +260,6 @@ async fn row_69_a_peer_without_the_role_is_refused_and_noted() {
     let mode =
         |name: &str| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(node.runtime().join(name)).unwrap().permissions()) & 0o777;
     assert_eq!([mode("control.sock"), mode("node.sock"), mode("h")], [0o666, 0o600, 0o700]);
-}
-
-fn edit(node: &Node, from: &str, to: &str) {
-    let path = node.dir().join("wukongim.yaml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains(from), "{text}");
-    std::fs::write(path, text.replace(from, to)).unwrap();
 }
 
 #[tokio::test]

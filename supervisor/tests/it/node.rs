@@ -334,3 +334,11 @@ pub(crate) async fn run_to_end(plan: &Plan) -> anyhow::Result<(i32, String)> {
     }
     Ok((output.status.code().unwrap_or(-1), text))
 }
+
+/// Changes the configuration file of a node.
+pub(crate) fn edit(node: &Node, from: &str, to: &str) {
+    let path = node.dir().join("wukongim.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(path, text.replace(from, to)).unwrap();
+}

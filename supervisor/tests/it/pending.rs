@@ -1,21 +1,12 @@
 //! What is behind the configuration stays marked, whoever supervises.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is a failure of the test")]
-
 use wk_proto::supervisor::v1::Snapshot;
 
-use crate::node::{Node, Plan};
+use crate::node::{Plan, edit};
 
 fn pending(status: &Snapshot) -> Vec<&str> {
     let behind = status.instances.iter().filter(|i| i.pending_restart == ["configuration"]);
     behind.map(|i| i.name.as_str()).collect()
-}
-
-fn edit(node: &Node, from: &str, to: &str) {
-    let path = node.dir().join("wukongim.yaml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains(from), "{text}");
-    std::fs::write(path, text.replace(from, to)).unwrap();
 }
 
 #[tokio::test]

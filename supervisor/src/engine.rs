@@ -44,7 +44,7 @@ use crate::notify::{Notifier, Passed};
 use crate::overrides::Overrides;
 use crate::process::Process;
 use crate::runtime::Runtime;
-use crate::table::{Action, Fact, InstanceView, Overall, Report, State, Table};
+use crate::table::{Fact, InstanceView, Overall, Report, State, Table};
 use crate::timing::Timing;
 
 use book::Book;
@@ -411,37 +411,24 @@ impl Engine {
 
     /// What came together is published and written down once: a hundred ends cost one look at the whole, not a hundred.
     fn on_messages(&mut self, first: Msg) {
-        let mut actions = self.on_message(first);
+        self.on_message(first);
         for _ in 0..FACTS_MAX {
             let Ok(msg) = self.rx.try_recv() else { break };
-            actions.extend(self.on_message(msg));
+            self.on_message(msg);
         }
         // What follows from an end is due now, before anything is told or written down about it.
-        actions.extend(self.table.tick(self.now()));
+        let actions = self.table.tick(self.now());
         self.perform(actions);
     }
 
-    fn on_message(&mut self, msg: Msg) -> Vec<Action> {
-        let now = self.now();
+    fn on_message(&mut self, msg: Msg) {
         match msg {
-            Msg::Fact(name, generation, fact) => self.table.step(now, name, generation, fact),
-            Msg::Tried(outcome) => {
-                self.tried(outcome);
-                Vec::new()
-            }
-            Msg::Quiesced(op, report, done) => {
-                self.table.quiesced(now, op, report, done);
-                Vec::new()
-            }
+            Msg::Fact(name, generation, fact) => self.table.hear(self.now(), name, generation, fact),
+            Msg::Tried(outcome) => self.tried(outcome),
+            Msg::Quiesced(op, report, done) => self.table.quiesced(self.now(), op, report, done),
             Msg::Ended(name, generation) => self.on_end(name, generation),
-            Msg::Loaded(loaded) => {
-                self.loaded(loaded);
-                Vec::new()
-            }
-            Msg::CallerLeft(op) => {
-                self.caller_left(op);
-                Vec::new()
-            }
+            Msg::Loaded(loaded) => self.loaded(loaded),
+            Msg::CallerLeft(op) => self.caller_left(op),
         }
     }
 

@@ -10,7 +10,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use wk_node::rules;
 use wk_types::{Daemon, InstanceName};
 
 use crate::backoff::{RestartBucket, Time};
@@ -20,6 +19,7 @@ use crate::spec::Spec;
 use crate::timing::Timing;
 
 mod command;
+mod converge;
 mod describe;
 mod facts;
 mod instance;
@@ -211,10 +211,17 @@ impl Table {
 
     /// Takes one fact about one generation and says what to do. Facts of other generations are dropped.
     pub fn step(&mut self, now: Time, name: InstanceName, generation: u64, fact: Fact) -> Vec<Action> {
+        self.hear(now, name, generation, fact);
+        self.tick(now)
+    }
+
+    /// Takes one fact of several that came together: what follows from them all is told by the next [`Self::tick`].
+    pub fn hear(&mut self, now: Time, name: InstanceName, generation: u64, fact: Fact) {
         if self.instances.get(&name).is_some_and(|i| i.generation == generation) {
+            // What the one before has made of it would be hidden by this one.
+            self.observe_one(now, name);
             self.fact(now, name, fact);
         }
-        self.tick(now)
     }
 
     /// Does what is due at `now`.
@@ -225,8 +232,8 @@ impl Table {
             self.looks(now);
             self.deadlines(now);
             self.unready(now);
-            for name in self.names() {
-                self.converge(now, name);
+            for daemon in Daemon::ALL {
+                self.converge_all(now, daemon);
             }
             self.admit();
             let changed = self.progress(now) | self.shift(now);
@@ -272,7 +279,18 @@ impl Table {
     }
 
     fn in_slots(&self, name: InstanceName) -> bool {
-        self.spec.daemons.contains_key(&name.daemon) && name.slot < self.slots_needed(name.daemon)
+        name.slot < self.room(name.daemon)
+    }
+
+    /// Slots that a daemon may have a process in.
+    fn room(&self, daemon: Daemon) -> u16 {
+        if self.spec.daemons.contains_key(&daemon) { self.slots_needed(daemon) } else { 0 }
+    }
+
+    /// Part of the desired set, of one daemon.
+    fn wanted_of(&self, daemon: Daemon) -> impl Iterator<Item = &Instance> + Clone {
+        let slots = self.room(daemon);
+        self.of(daemon).filter(move |i| i.name.slot < slots && !self.stopped.contains(&i.name))
     }
 
     /// Begins to end a live generation, or goes a step further. Never goes back: a drain under way is not restarted by a later cause.
@@ -341,117 +359,6 @@ impl Table {
                 Some(step) => self.end(now, name, None, if step < EndStep::Kill { EndStep::Kill } else { EndStep::Stuck }),
                 None if self.lets_start(now, name) => {}
                 None => self.end(now, name, Some(Cause::StartTimeout), EndStep::Abort),
-            }
-        }
-    }
-
-    /// One instance, one comparison.
-    fn converge(&mut self, now: Time, name: InstanceName) {
-        let (wanted, in_slots) = (self.wanted(name), self.in_slots(name));
-        let Some(instance) = self.instances.get_mut(&name) else { return };
-        if instance.run.is_some() {
-            if !wanted {
-                self.release(now, name);
-            } else {
-                self.activate(now, name);
-            }
-            return;
-        }
-        match &mut instance.rest {
-            Rest::Spawning => {}
-            _ if !in_slots => {
-                let (from, generation) = (instance.seen, instance.generation);
-                self.instances.remove(&name);
-                self.stopped.remove(&name);
-                self.held.remove(&name);
-                self.removed(name, generation, from);
-            }
-            rest if !wanted => *rest = Rest::Idle,
-            _ if self.held.contains(&name) => {}
-            Rest::Idle => self.spawn(name),
-            Rest::Backoff { until, cause } if *until <= now => {
-                match if instance.backoff.is_first() { Ok(()) } else { self.bucket.take(now) } {
-                    Ok(()) => {
-                        self.out.push(Action::Measured(name, Measure::Restarted(cause.clone())));
-                        self.spawn(name);
-                    }
-                    Err(free) => *until = free,
-                }
-            }
-            Rest::Backoff { .. } | Rest::Failed(_) => {}
-        }
-    }
-
-    fn spawn(&mut self, name: InstanceName) {
-        let Some(instance) = self.instances.get_mut(&name) else { return };
-        instance.generation += 1;
-        instance.rest = Rest::Spawning;
-        self.out.push(Action::Spawn(name, instance.generation));
-    }
-
-    /// Drains an unwanted process as soon as nothing that is also leaving needs it.
-    fn release(&mut self, now: Time, name: InstanceName) {
-        // Asked for every instance in every step: what most of them answer comes first, what looks at others last.
-        let ending = self.instances.get(&name).and_then(|i| i.run.as_ref()).is_some_and(|r| r.ending.is_some());
-        if ending || self.spec.daemons.keys().any(|d| self.leaving(*d) && self.spec.depends(*d, name.daemon)) {
-            return;
-        }
-        let step = if self.ops.iter().any(|o| o.covers(name) && o.request.flags.now) { EndStep::Kill } else { EndStep::Term };
-        self.end(now, name, None, step);
-    }
-
-    /// Some process of this daemon is there and no longer wanted. One that the kernel does not let go must not keep the others for ever.
-    fn leaving(&self, daemon: Daemon) -> bool {
-        self.of(daemon).any(|i| i.live() && !self.stuck(i.name) && !self.wanted(i.name))
-    }
-
-    /// Slots of a daemon.
-    fn of(&self, daemon: Daemon) -> impl Iterator<Item = &Instance> {
-        let slot = |slot| InstanceName { daemon, slot };
-        self.instances.range(slot(u16::MIN)..=slot(u16::MAX)).map(|(_, instance)| instance)
-    }
-
-    fn activate(&mut self, now: Time, name: InstanceName) {
-        let waits = |i: &Instance| i.run.as_ref().is_some_and(|r| r.ending.is_none() && r.times.activate.is_none());
-        if !self.instances.get(&name).is_some_and(waits) || !self.requires_ready(name.daemon) {
-            return;
-        }
-        let Some(instance) = self.instances.get_mut(&name) else { return };
-        let generation = instance.generation;
-        if let Some(run) = instance.run.as_mut() {
-            run.times.activate = Some(now);
-            self.out.push(Action::Activate(name, generation));
-            self.first_ready(now, name);
-        }
-    }
-
-    /// Every edge is satisfied: before admission by all wanted slots of a requirement, later by any, so that one slot in a crash loop does
-    /// not keep others from coming back.
-    fn requires_ready(&self, daemon: Daemon) -> bool {
-        rules::may_activate(self.spec.requires(daemon), self.readiness(), self.admitted)
-    }
-
-    /// Each wanted instance with its readiness.
-    fn readiness(&self) -> impl Iterator<Item = (Daemon, bool)> + Clone + '_ {
-        self.instances.values().filter(|i| self.wanted(i.name)).map(|i| (i.name.daemon, i.ready()))
-    }
-
-    /// The whole required set is there for the first time, or a generation came back behind it.
-    fn admit(&mut self) {
-        if self.ops.iter().any(Op::leaves) {
-            return;
-        }
-        let required = self.spec.daemons.iter().filter(|(_, spec)| spec.required).map(|(daemon, _)| *daemon);
-        self.admitted = self.admitted || rules::complete(required, self.readiness());
-        if !self.admitted {
-            return;
-        }
-        for instance in self.instances.values_mut() {
-            let admits = self.spec.daemons.get(&instance.name.daemon).is_some_and(|s| s.admits);
-            let (name, generation) = (instance.name, instance.generation);
-            if let Some(run) = instance.run.as_mut().filter(|r| admits && r.ready() && !r.admitted) {
-                run.admitted = true;
-                self.out.push(Action::Admit(name, generation));
             }
         }
     }

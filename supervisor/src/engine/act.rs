@@ -1,7 +1,5 @@
 //! Carries out what the table orders: processes, calls, texts.
 
-use std::collections::VecDeque;
-
 use tokio::sync::mpsc;
 use wk_proto::supervisor::v1 as pb;
 use wk_types::InstanceName;
@@ -18,23 +16,27 @@ use crate::table::{Action, End, Fact, Move};
 use crate::{calls, logs, ready};
 
 impl Engine {
-    /// Processes first, words about them after.
-    pub(super) fn perform(&mut self, actions: Vec<Action>) {
-        let (words, deeds): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_word);
-        let mut words = VecDeque::from(words);
-        let mut deeds = VecDeque::from(deeds);
-        while let Some(action) = deeds.pop_front().or_else(|| words.pop_front()) {
-            let (more_words, more): (Vec<_>, Vec<_>) = self.act(action).into_iter().partition(is_word);
-            words.extend(more_words);
-            deeds.extend(more);
+    /// Processes first, what follows from them next, words about it all after.
+    pub(super) fn perform(&mut self, mut actions: Vec<Action>) {
+        let mut words = Vec::new();
+        while !actions.is_empty() {
+            let (more, deeds): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_word);
+            words.extend(more);
+            let told = deeds.into_iter().filter_map(|deed| self.act(deed)).count();
+            actions = if told > 0 { self.table.tick(self.now()) } else { Vec::new() };
+        }
+        for word in words {
+            self.act(word);
         }
     }
 
-    fn act(&mut self, action: Action) -> Vec<Action> {
+    /// `Some`: the table has heard of it.
+    fn act(&mut self, action: Action) -> Option<()> {
         match action {
             Action::Spawn(name, generation) => {
                 let fact = self.spawn(name, generation);
-                return self.table.step(self.now(), name, generation, fact);
+                self.table.hear(self.now(), name, generation, fact);
+                return Some(());
             }
             Action::Activate(name, generation) => self.with_child(name, generation, |c| {
                 c.tasks.spawn(calls::activate(c.channel.clone()));
@@ -49,9 +51,9 @@ impl Engine {
                 });
             }
             Action::Look(name, generation) => {
-                if let Some(pid) = self.children.get(&name).map(|c| c.process.number()) {
-                    return self.table.step(self.now(), name, generation, Fact::Work(crate::process::work(pid)));
-                }
+                let pid = self.children.get(&name).map(|c| c.process.number())?;
+                self.table.hear(self.now(), name, generation, Fact::Work(crate::process::work(pid)));
+                return Some(());
             }
             Action::Signal(name, generation, sig) => {
                 self.counters.signal(sig);
@@ -81,7 +83,7 @@ impl Engine {
             Action::Measured(name, measure) => self.counters.measure(name.daemon, &measure),
             Action::Moved(moved) => self.moved(*moved),
         }
-        Vec::new()
+        None
     }
 
     pub(super) fn with_child(&mut self, name: InstanceName, generation: u64, act: impl FnOnce(&mut Child)) {

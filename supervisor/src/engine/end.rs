@@ -9,7 +9,7 @@ use wk_types::{Daemon, InstanceName};
 use super::{Engine, Msg, spare_fds};
 use crate::limits::{FDS_PER_INSTANCE, KILL_GRACE, SPARE_FDS};
 use crate::notify::Passed;
-use crate::table::{Action, Fact, Refusal};
+use crate::table::{Fact, Refusal};
 use crate::{adopt, orphans};
 
 /// Pause between two looks at what a dead process left.
@@ -17,11 +17,11 @@ const LOOK: Duration = Duration::from_millis(1);
 
 impl Engine {
     /// The slot is free when nothing of its last generation lives.
-    pub(super) fn on_end(&mut self, name: InstanceName, generation: u64) -> Vec<Action> {
-        let Some(child) = self.children.get(&name).filter(|c| c.generation == generation) else { return Vec::new() };
+    pub(super) fn on_end(&mut self, name: InstanceName, generation: u64) {
+        let Some(child) = self.children.get(&name).filter(|c| c.generation == generation) else { return };
         let known = self.known();
         let left = child.process.clear(|pid| known.contains(&pid));
-        let Some(child) = self.children.get_mut(&name) else { return Vec::new() };
+        let Some(child) = self.children.get_mut(&name) else { return };
         let first = child.ended.is_none();
         let since = *child.ended.get_or_insert_with(Instant::now);
         if left > 0 && since.elapsed() < KILL_GRACE {
@@ -30,16 +30,19 @@ impl Engine {
                 tokio::time::sleep(LOOK).await;
                 tx.send(Msg::Ended(name, generation)).await.unwrap_or_default();
             });
-            return if first { self.table.step(self.now(), name, generation, Fact::LeftBehind) } else { Vec::new() };
+            if first {
+                self.table.hear(self.now(), name, generation, Fact::LeftBehind);
+            }
+            return;
         }
         if left > 0 {
             tracing::error!(%name, left, "left behind and not killable");
         }
-        let Some(child) = self.children.remove(&name) else { return Vec::new() };
+        let Some(child) = self.children.remove(&name) else { return };
         let exit = child.process.reap();
         self.notifier.forget(&Passed::child_name(name));
         self.spare.extend(spare_fds(SPARE_FDS - self.spare.len()));
-        self.table.step(self.now(), name, generation, Fact::Exited(exit))
+        self.table.hear(self.now(), name, generation, Fact::Exited(exit));
     }
 
     /// Children whose end somebody waits for.

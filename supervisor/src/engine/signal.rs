@@ -29,8 +29,7 @@ impl Engine {
             self.children.iter().filter(|(_, c)| c.process.halted()).map(|(n, c)| (*n, c.generation)).collect();
         for (name, generation) in halted {
             tracing::warn!(%name, "process was stopped by a signal, probing it");
-            let actions = self.table.step(self.now(), name, generation, Fact::Halted);
-            self.perform(actions);
+            self.table.hear(self.now(), name, generation, Fact::Halted);
         }
     }
 

@@ -349,8 +349,8 @@ impl Members {
         configured.chain(self.further.iter().copied())
     }
 
-    fn readiness(&self) -> impl Iterator<Item = (Daemon, bool)> + Clone + '_ {
-        self.names().map(|name| (name.daemon, self.members.get(&name).is_some_and(Member::ready)))
+    fn readiness(&self, daemon: Daemon) -> impl Iterator<Item = bool> + '_ {
+        self.names().filter(move |name| name.daemon == daemon).map(|name| self.members.get(&name).is_some_and(Member::ready))
     }
 
     /// Every process that has links has met the present epoch.
@@ -416,10 +416,11 @@ impl Members {
     fn activate(&mut self) {
         loop {
             let may = |m: &Member| {
-                !m.activated && rules::may_activate(graph::requires(m.seat.name.daemon).iter().copied(), self.readiness(), self.admitted)
+                let edges = graph::requires(m.seat.name.daemon).iter().copied();
+                !m.activated && rules::may_activate(edges, |d| self.readiness(d), self.admitted)
             };
             let next: Vec<InstanceName> = self.members.values().filter(|m| m.live() && may(m)).map(|m| m.seat.name).collect();
-            let complete = rules::complete(Daemon::ALL.into_iter().filter(|d| graph::required(*d)), self.readiness());
+            let complete = rules::complete(Daemon::ALL.into_iter().filter(|d| graph::required(*d)), |d| self.readiness(d));
             let changed = !next.is_empty() || (complete && !self.admitted);
             self.admitted |= complete;
             for name in next {

@@ -234,10 +234,11 @@ fn public(config: &wk_config::Config) -> Vec<PublicAddr> {
 }
 
 fn roles(config: &wk_config::Supervisor, uid: u32) -> Result<Policy, LoadError> {
-    let gid = |key: &'static str, name: &str| match nix::unistd::Group::from_name(name) {
-        _ if name.is_empty() => Ok(None),
-        Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
-        _ => Err(LoadError::Group { key, group: name.to_owned() }),
+    // Nobody is asked for a group without a name: it costs the libraries of the machine's name service.
+    let gid = |key: &'static str, name: &str| match (!name.is_empty()).then(|| nix::unistd::Group::from_name(name)) {
+        None => Ok(None),
+        Some(Ok(Some(group))) => Ok(Some(group.gid.as_raw())),
+        Some(_) => Err(LoadError::Group { key, group: name.to_owned() }),
     };
     Ok(Policy {
         uid,

@@ -167,6 +167,8 @@ pub struct Engine {
     hold_until: Option<Instant>,
     /// Children have changed: when to look which.
     look_at: Option<Instant>,
+    /// An operation is over: when to give back what it needed.
+    tidy_at: Option<Instant>,
     sockets: Option<Sockets>,
     cgroups: Option<Cgroups>,
     spare: Vec<OwnedFd>,
@@ -246,6 +248,7 @@ impl Engine {
             zero_ns: None,
             hold_until: None,
             look_at: None,
+            tidy_at: None,
             sockets: None,
             cgroups: None,
             spare: spare_fds(SPARE_FDS),
@@ -332,6 +335,9 @@ impl Engine {
         if self.look_at.take_if(|at| *at <= Instant::now()).is_some() {
             self.look_after_children();
         }
+        if self.tidy_at.take_if(|at| *at <= Instant::now()).is_some() {
+            crate::sys::give_back();
+        }
         let actions = self.table.tick(self.now());
         self.perform(actions);
         if self.table.is_down() && !self.listeners.is_closed() {
@@ -354,7 +360,7 @@ impl Engine {
         let refresh = moving.then(|| Instant::now() + REFRESH);
         let due = self.table.next_deadline().map(|at| self.began + at);
         let again = self.first.as_ref().and_then(|f| f.again_at);
-        [refresh, due, again, self.look_at, self.hold_until, self.notifier.next()].into_iter().flatten().min()
+        [refresh, due, again, self.look_at, self.tidy_at, self.hold_until, self.notifier.next()].into_iter().flatten().min()
     }
 
     fn publish(&mut self) {

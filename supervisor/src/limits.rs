@@ -102,6 +102,9 @@ pub const LOG_LAST_BYTES: u64 = 4 << 20;
 pub const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// Delay between a SIGCHLD and the look for orphans and stopped daemons: whose end we watch is told by its handle, earlier.
 pub const CHILDREN_DELAY: Duration = Duration::from_millis(2);
+
+/// From the end of an operation until the memory that it needed is given back: what follows on its heels needs it again.
+pub const TIDY_DELAY: Duration = Duration::from_millis(500);
 /// Logs in one stream.
 pub const LOG_STREAM_MAX: usize = 256;
 /// Slots of one pool. Bound by the gateway slot field of connection ids (6 bits).

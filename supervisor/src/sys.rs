@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -82,7 +83,8 @@ impl Program {
             program: &self,
             failed: OnceLock::new(),
         };
-        let mut stack = vec![0u128; STACK_BYTES / size_of::<u128>()];
+        // Not written to before the child does: what it does not need costs nothing.
+        let mut stack = Vec::<u128>::with_capacity(STACK_BYTES / size_of::<u128>());
         let mut number: libc::c_int = -1;
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
         // A handler that ran in the child would run on our memory.
@@ -90,7 +92,8 @@ impl Program {
         // SAFETY: `be_born` gets `birth`, of which nobody changes anything while the child runs on this memory, because this thread sleeps until the
         // child has executed a program or ended; the stack is aligned, lives as long, and is the child's alone; `number` is writable.
         let pid = unsafe {
-            libc::clone(be_born, stack.as_mut_ptr_range().end.cast(), flags, (&raw const birth).cast_mut().cast(), &raw mut number)
+            let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
+            libc::clone(be_born, top.cast(), flags, (&raw const birth).cast_mut().cast(), &raw mut number)
         };
         let error = io::Error::last_os_error();
         mask.thread_set_mask().map_err(|e| LaunchError::new("signal mask", e))?;
@@ -174,6 +177,34 @@ impl Birth<'_> {
         unsafe { libc::execve(self.program.path.as_ptr(), self.args.as_ptr(), self.env.as_ptr()) };
         Err((EXECUTE, last()))
     }
+}
+
+/// Gives memory back that was needed for what is over: free pages of the heap, and the pages of our own code, which the kernel has in its cache and
+/// maps again where they are executed. Takes less than a millisecond.
+#[expect(unsafe_code, reason = "malloc_trim and madvise have no safe wrappers")]
+pub(crate) fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: may be called at any time, from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    for range in crate::proc::from("/proc/self/maps").iter().flat_map(|maps| code(&String::from_utf8_lossy(maps))) {
+        // SAFETY: a private mapping of a file that nobody can write through: what is dropped is read from the same file again. One that is gone
+        // meanwhile is an error.
+        unsafe { libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// Addresses of executable code of files, from the text of `/proc/<pid>/maps`.
+fn code(maps: &str) -> Vec<Range<usize>> {
+    let address = |text: &str| usize::from_str_radix(text, 16).ok();
+    let range = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (from, to) = words.next()?.split_once('-')?;
+        let of_a_file = words.next()? == "r-xp" && words.nth(3)?.starts_with('/');
+        of_a_file.then_some(address(from)?..address(to)?)
+    };
+    maps.lines().filter_map(range).collect()
 }
 
 /// Takes over a descriptor that the caller of this program opened for us (`--detach-notify-fd`), closed on exec.
@@ -357,6 +388,20 @@ mod tests {
         let (mut grouped, _out) = program("/bin/true", &[]);
         grouped.group = Some(File::open("/dev/null").unwrap());
         assert_eq!(grouped.launch().unwrap_err().step, "control group", "not open for writing");
+    }
+
+    #[test]
+    fn only_code_is_given_back() {
+        let maps = "55e0-55f0 r--p 00000000 00:1b 99 /usr/bin/wksupervisor\n55f0-5600 r-xp 00001000 00:1b 99 /usr/bin/wksupervisor\n\
+                    5600-5610 rw-p 00003000 00:1b 99 /usr/bin/wksupervisor\n5700-5800 rwxp 00000000 00:1b 99 /tmp/a b\n\
+                    7f00-7f10 r-xp 00000000 00:00 0 \n7f20-7f30 r-xp 00000000 00:00 0 [vdso]\n";
+        assert_eq!(code(maps), vec![0x55f0..0x5600; 1]);
+        let resident = || crate::process::usage(std::process::id()).memory_bytes;
+        let big: Vec<Vec<u8>> = (0..1_000).map(|_| vec![1; 10_000]).collect();
+        let before = resident();
+        drop(big);
+        give_back();
+        assert!(resident() < before - 5_000_000, "{before}, then {}", resident());
     }
 
     #[test]

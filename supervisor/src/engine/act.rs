@@ -1,5 +1,7 @@
 //! Carries out what the table orders: processes, calls, texts.
 
+use std::time::Instant;
+
 use tokio::sync::mpsc;
 use wk_proto::supervisor::v1 as pb;
 use wk_types::InstanceName;
@@ -9,7 +11,7 @@ use crate::adopt::{Found, Marker};
 use crate::cause::Cause;
 use crate::events::Cause as EventCause;
 use crate::ledger::Intent;
-use crate::limits::STARTS_KEPT;
+use crate::limits::{STARTS_KEPT, TIDY_DELAY};
 use crate::process::Process;
 use crate::spawn::{self, Order};
 use crate::table::{Action, End, Fact, Move};
@@ -161,6 +163,7 @@ impl Engine {
     }
 
     fn op_end(&mut self, op: u64, end: End) {
+        self.tidy_at = Some(Instant::now() + TIDY_DELAY);
         let request = self.book.request(op).cloned();
         if request.as_ref().is_some_and(crate::table::Request::full) {
             self.quiesce.abort_all();

@@ -8,7 +8,7 @@ use super::{Child, Engine, FactSender, act::ended};
 use crate::adopt::Found;
 use crate::heritage::{configured, monotonic_ns};
 use crate::ledger::NodeRecord;
-use crate::limits::ADOPT_HOLD;
+use crate::limits::{ADOPT_HOLD, TIDY_DELAY};
 use crate::notify::Passed;
 use crate::table::{Fact, Flags, Kind, Request};
 use crate::{calls, ready};
@@ -28,6 +28,7 @@ impl Engine {
         }
         if taken > 0 {
             self.hold_until = Some(Instant::now() + ADOPT_HOLD);
+            self.tidy_at = Some(Instant::now() + TIDY_DELAY);
         }
         let adopted = self.table.instances().filter(|i| i.run.as_ref().is_some_and(|r| r.adopted && !r.bound)).count();
         if adopted > 0 {

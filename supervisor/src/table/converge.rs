@@ -89,7 +89,7 @@ impl Table {
     /// Some process of this daemon is there and no longer wanted. One that the kernel does not let go must not keep the others for ever.
     fn leaving(&self, daemon: Daemon) -> bool {
         let slots = self.room(daemon);
-        self.of(daemon).any(|i| i.live() && !self.stuck(i.name) && !(i.name.slot < slots && !self.stopped.contains(&i.name)))
+        self.of(daemon).any(|i| i.live() && !self.stuck(i.name) && (i.name.slot >= slots || self.stopped.contains(&i.name)))
     }
 
     /// Slots of a daemon.

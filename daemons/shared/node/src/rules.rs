@@ -7,7 +7,11 @@ use wk_types::Daemon;
 /// Before admission every wanted slot of a requirement must be ready, later any: one slot in a crash loop does not keep others from coming
 /// back.
 #[must_use]
-pub fn may_activate<I: Iterator<Item = bool>>(edges: impl IntoIterator<Item = Daemon>, wanted: impl Fn(Daemon) -> I, admitted: bool) -> bool {
+pub fn may_activate<I: Iterator<Item = bool>>(
+    edges: impl IntoIterator<Item = Daemon>,
+    wanted: impl Fn(Daemon) -> I,
+    admitted: bool,
+) -> bool {
     edges.into_iter().all(|edge| {
         let mut slots = wanted(edge).peekable();
         slots.peek().is_some() && if admitted { slots.any(|r| r) } else { slots.all(|r| r) }

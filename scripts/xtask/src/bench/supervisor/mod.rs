@@ -81,7 +81,7 @@ pub(super) fn run(options: &SupervisorOptions, bin: &Path, runs: u32) -> anyhow:
 }
 
 /// Builds what is measured, without the daemons and what they need; returns the folder it lies in. The child is one static piece: what a
-/// dynamic loader does before the first instruction (0.4 ms) is not the supervisors' doing.
+/// dynamic loader or the C library does before `main` (0.4 ms each) is not the supervisors' doing.
 pub(super) fn programs(root: &Path) -> anyhow::Result<PathBuf> {
     let cargo = |words: &[&str]| {
         let mut command = Command::new("cargo");
@@ -89,7 +89,11 @@ pub(super) fn programs(root: &Path) -> anyhow::Result<PathBuf> {
         loud(&mut command)
     };
     cargo(&["build", "--release", "--package", "wk-supervisor", "--bins"])?;
-    let whole = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
+    let first = format!("link-arg={}", root.join("scripts/bench-child/first.S").display());
+    let mut whole = vec!["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
+    if cfg!(target_arch = "x86_64") {
+        whole.extend(["-C", &first, "-C", "link-arg=-Wl,--entry=first"]);
+    }
     cargo(&[&["rustc", "--release", "--package", "wk-bench-child", "--"][..], &whole[..]].concat())?;
     Ok(crate::build::folder(root, true))
 }

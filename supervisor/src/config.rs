@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use wk_config::{ConfigError, Env, Inputs, RuntimeError};
+use wk_config::{ConfigError, Env, Inputs, JsonError, RuntimeError};
 use wk_types::{Daemon, Pool};
 
 use crate::cgroup::{Choice, Limits};
@@ -46,6 +46,8 @@ pub struct Config {
     pub node_id: u16,
     /// Resolved configuration for the daemons, secrets included.
     pub json: String,
+    /// Keys of the file that differ from what holds: they wait for the next start of the supervisor.
+    pub waiting: Vec<String>,
     /// First hexadecimal digits of its hash, shown in status.
     pub hash: String,
     /// Data folder.
@@ -101,6 +103,9 @@ pub enum LoadError {
         /// Value.
         group: String,
     },
+    /// What a predecessor held cannot be read.
+    #[error("what holds until the next start of the supervisor")]
+    Held(#[from] JsonError),
     /// Our own place is unknown, so are the binaries.
     #[error("find the folder of the binaries")]
     BinDir(#[source] std::io::Error),
@@ -142,9 +147,12 @@ impl Config {
         }
         let inputs = Inputs { file: None, env: env.clone(), flags: &flags, strict: source.strict };
         let loaded = wk_config::load_file(source.file.as_deref(), false, &inputs)?;
-        let config = loaded.config;
+        Self::of(source, env, &loaded.config, loaded.warnings)
+    }
+
+    fn of(source: &Source, env: &Env, config: &wk_config::Config, warnings: Vec<String>) -> Result<Self, LoadError> {
         let uid = rustix::process::geteuid().as_raw();
-        let runtime_dir = wk_config::runtime_dir(&config, env, uid, usable)?;
+        let runtime_dir = wk_config::runtime_dir(config, env, uid, usable)?;
         let bin_dir = match env.get("WK_BIN_DIR") {
             Some(dir) => PathBuf::from(dir),
             None => std::env::current_exe().map_err(LoadError::BinDir)?.parent().map_or_else(PathBuf::new, Path::to_path_buf),
@@ -157,16 +165,17 @@ impl Config {
             logs_dir: config.logs_path(),
             runtime_dir,
             bin_dir,
-            public: public(&config),
-            spec: spec(&config),
-            slots: slots(&config),
+            public: public(config),
+            spec: spec(config),
+            slots: slots(config),
             stop_timeout: config.supervisor.stop_timeout,
             start_retries: config.supervisor.start_retries,
             cgroup: Choice::parse(&config.supervisor.cgroup),
             journal: config.supervisor.journal.clone(),
             log_filter: env.get("WK_LOG").map_or_else(|| config.log_filter().to_owned(), str::to_owned),
             child_env: env.iter().filter(|(k, _)| INHERITED.contains(k)).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
-            warnings: loaded.warnings,
+            warnings,
+            waiting: Vec::new(),
             roles: roles(&config.supervisor, uid)?,
             source: source.clone(),
             env: env.clone(),
@@ -180,6 +189,19 @@ impl Config {
     /// [`LoadError`].
     pub fn again(&self) -> Result<Self, LoadError> {
         Self::load(&self.source, &self.env)
+    }
+
+    /// The same with the keys that wait for the next start of the supervisor as they are now (`own`, from [`crate::reload::own`]).
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn holding(self, own: &BTreeMap<String, String>) -> Result<Self, LoadError> {
+        let (json, waiting) = crate::reload::holding(&self.json, own);
+        if waiting.is_empty() {
+            return Ok(self);
+        }
+        let held = Self::of(&self.source, &self.env, &wk_config::Config::from_json(&json)?, self.warnings)?;
+        Ok(Self { waiting, ..held })
     }
 
     /// Program of a daemon.

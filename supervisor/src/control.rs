@@ -318,9 +318,7 @@ impl Supervisor for ControlService {
 
     async fn analyze(&self, _: Rq<pb::AnalyzeRequest>) -> Result<Response<pb::AnalyzeReply>, Status> {
         let snapshot = self.0.snapshot.borrow().clone();
-        // A start of single daemons is newer than the last full one, or the same.
-        let starts = snapshot.timing.iter().cloned().chain(snapshot.starts.iter().skip(1).map(crate::timing::Timing::to_proto));
-        Ok(Response::new(pb::AnalyzeReply { starts: starts.collect() }))
+        Ok(Response::new(pb::AnalyzeReply { starts: answers::starts(&snapshot) }))
     }
 
     async fn reexec(&self, request: Rq<pb::ReexecRequest>) -> Result<Response<pb::ReexecReply>, Status> {

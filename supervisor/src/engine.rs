@@ -116,10 +116,33 @@ pub struct Snapshot {
     pub overrides: Vec<(Daemon, u16, u16)>,
     /// Hash of the configuration.
     pub config_hash: String,
+    /// Keys of the file that wait for the next start of the supervisor.
+    pub waiting_keys: Vec<String>,
     /// Instances that were started with another one.
     pub behind: Vec<InstanceName>,
     /// Timing of the last starts, latest first.
     pub starts: Arc<Vec<Timing>>,
+}
+
+impl Snapshot {
+    /// What the table alone says.
+    pub(crate) fn of(table: &Table, now: Time) -> Self {
+        Self {
+            taken: Instant::now(),
+            overall: table.overall(),
+            admitted: table.admitted(),
+            epoch: table.epoch(),
+            instances: table.views(now),
+            timing: table.timing().map(crate::timing::Timing::to_proto),
+            addresses: Vec::new(),
+            ops: Vec::new(),
+            overrides: Vec::new(),
+            config_hash: String::new(),
+            waiting_keys: Vec::new(),
+            behind: Vec::new(),
+            starts: Arc::default(),
+        }
+    }
 }
 
 /// A child and all that watches it: dropped together.
@@ -221,7 +244,7 @@ impl Engine {
         let ledger = Ledger::new(runtime.ledger());
         let overrides = Overrides::open(&config);
         let (nodes, nodes_out) = watch::channel(Arc::new(node::Table::default()));
-        let (snapshot, snapshot_out) = watch::channel(Arc::new(take(&table, Duration::ZERO)));
+        let (snapshot, snapshot_out) = watch::channel(Arc::new(Snapshot::of(&table, Duration::ZERO)));
         let engine = Self {
             runtime,
             table,
@@ -406,8 +429,9 @@ impl Engine {
             starts: self.starts.clone(),
             overrides: overridden.iter().map(|(d, n)| (*d, *n, configured(d))).collect(),
             config_hash: self.config.hash.clone(),
+            waiting_keys: self.config.waiting.clone(),
             behind: self.behind(&self.fingerprints),
-            ..take(&self.table, now)
+            ..Snapshot::of(&self.table, now)
         };
         self.snapshot.send_replace(Arc::new(snapshot));
         for op in self.table.ops() {
@@ -455,22 +479,5 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => pending().await,
-    }
-}
-
-fn take(table: &Table, now: Time) -> Snapshot {
-    Snapshot {
-        taken: Instant::now(),
-        overall: table.overall(),
-        admitted: table.admitted(),
-        epoch: table.epoch(),
-        instances: table.views(now),
-        timing: table.timing().map(crate::timing::Timing::to_proto),
-        addresses: Vec::new(),
-        ops: Vec::new(),
-        overrides: Vec::new(),
-        config_hash: String::new(),
-        behind: Vec::new(),
-        starts: Arc::default(),
     }
 }

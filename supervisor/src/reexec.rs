@@ -71,6 +71,8 @@ impl Origin {
 struct Carried {
     version: u32,
     record: String,
+    #[serde(default)]
+    own: BTreeMap<String, String>,
     locks: [i32; 2],
     control: i32,
     nodes: i32,
@@ -85,6 +87,8 @@ struct Carried {
 pub struct Kept<'a> {
     /// Text of the record.
     pub record: String,
+    /// Keys that wait for the next start of the supervisor, as they hold: this is none.
+    pub own: BTreeMap<String, String>,
     /// Locks of the folders.
     pub locks: [BorrowedFd<'a>; 2],
     /// Socket for `wkctl`.
@@ -107,6 +111,7 @@ impl Kept<'_> {
         let carried = Carried {
             version: VERSION,
             record: self.record.clone(),
+            own: self.own.clone(),
             locks: self.locks.each_ref().map(number),
             control: number(&self.control),
             nodes: number(&self.nodes),
@@ -167,6 +172,8 @@ pub fn unblock_signals() -> io::Result<()> {
 pub struct Taken {
     /// Its record.
     pub saved: Saved,
+    /// What it held of the configuration, of the keys that wait for the next start.
+    pub own: BTreeMap<String, String>,
     /// Locks of the folders.
     pub locks: [File; 2],
     /// Socket for `wkctl`.
@@ -198,6 +205,7 @@ pub fn take(env: &Env) -> io::Result<Option<Taken>> {
     }
     Ok(Some(Taken {
         saved,
+        own: carried.own,
         locks: [sys::inherited(first)?.into(), sys::inherited(second)?.into()],
         control: sys::inherited(carried.control)?.into(),
         nodes: sys::inherited(carried.nodes)?.into(),

@@ -87,12 +87,14 @@ const READERS: [(&str, &[Daemon]); 33] = [
 
 const LIMITS: [&str; 5] = ["memoryMax", "pidsMax", "cpuWeight", "filesMax", "orphans"];
 
-/// Keys that only the next supervisor can follow.
-const OWN: [&str; 11] = [
+/// Keys that only the next supervisor can follow: it holds the locks of these folders, has this identity, and made these processes. Until
+/// then new generations get the values that hold ([`holding`]).
+const OWN: [&str; 12] = [
     "rootDir",
     "dataDir",
     "cluster.nodeId",
     "logger.dir",
+    "workers.oneProcess",
     "supervisor.runtimeDir",
     "supervisor.cgroup",
     "supervisor.journal",
@@ -101,6 +103,10 @@ const OWN: [&str; 11] = [
     "supervisor.operatorGroup",
     "supervisor.viewerGroup",
 ];
+
+/// Those of [`OWN`] that daemons read as well: who was started by another supervisor may be behind.
+const OWN_READ: [(&str, &[Daemon]); 4] =
+    [("rootDir", &Daemon::ALL), ("dataDir", &Daemon::ALL), ("cluster.nodeId", &Daemon::ALL), ("workers.oneProcess", &WORKERS)];
 
 /// Limits, and its bond to us, are set when a process is made: `supervisor.daemons.<daemon>.<limit>`.
 fn limit_of(key: &str) -> Option<Daemon> {
@@ -163,13 +169,42 @@ pub fn diff(old: &str, new: &str) -> Vec<Change> {
         .collect()
 }
 
+/// The keys that wait for the next supervisor, with their values in this configuration ([`wk_config::Config::to_json`]).
+#[must_use]
+pub fn own(json: &str) -> BTreeMap<String, String> {
+    let mut keys = values(json);
+    keys.retain(|key, _| OWN.contains(&key.as_str()));
+    keys
+}
+
+/// The same configuration with the values of `own` where it has such a key; and the keys whose new values have to wait, sorted.
+#[must_use]
+pub fn holding(json: &str, own: &BTreeMap<String, String>) -> (String, Vec<String>) {
+    let mut keys = values(json);
+    let mut waiting = Vec::new();
+    for (key, held) in own.iter().filter(|(key, _)| OWN.contains(&key.as_str())) {
+        if let Some(value) = keys.get_mut(key).filter(|value| *value != held) {
+            value.clone_from(held);
+            waiting.push(key.clone());
+        }
+    }
+    // A map of strings is always valid JSON.
+    (if waiting.is_empty() { json.to_owned() } else { serde_json::to_string(&keys).unwrap_or_default() }, waiting)
+}
+
+/// All keys of a resolved configuration, as it is written for the daemons.
+fn values(json: &str) -> BTreeMap<String, String> {
+    serde_json::from_str(json).unwrap_or_default()
+}
+
 /// A fingerprint per daemon of all that it reads: a generation with another one is behind the configuration.
 #[must_use]
 pub fn fingerprints(json: &str) -> BTreeMap<Daemon, u64> {
     let mut marks: BTreeMap<Daemon, u64> = Daemon::ALL.into_iter().map(|d| (d, 0xcbf2_9ce4_8422_2325)).collect();
     for (key, value) in flatten(json) {
-        let (effect, readers) = class(&key);
-        for daemon in readers.iter().filter(|_| effect == Effect::Restart) {
+        let (_, readers) = class(&key);
+        let own = OWN_READ.iter().find(|(word, _)| *word == key).map_or(&[][..], |(_, list)| list);
+        for daemon in readers.iter().chain(own) {
             if let Some(mark) = marks.get_mut(daemon) {
                 let text = key.bytes().chain([0]).chain(value.bytes());
                 *mark = text.fold(*mark, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
@@ -206,6 +241,29 @@ mod tests {
         assert_eq!(behind, WORKERS);
     }
 
+    #[test]
+    fn what_waits_for_the_next_supervisor_keeps_its_value_and_is_named() {
+        let old = wk_config::Config::default();
+        let mut new = old.clone();
+        (new.workers.one_process, new.cluster.node_id, new.data_dir, new.tag.expire) =
+            (true, 7, "/elsewhere".into(), std::time::Duration::from_secs(1));
+        let (json, waiting) = holding(&new.to_json(), &own(&old.to_json()));
+        assert_eq!(waiting, ["cluster.nodeId", "dataDir", "workers.oneProcess"]);
+        let held = wk_config::Config::from_json(&json).unwrap();
+        assert_eq!((held.workers.one_process, held.cluster.node_id, &held.data_dir), (false, old.cluster.node_id, &old.data_dir));
+        assert_eq!(held.tag.expire, new.tag.expire, "all others are new");
+        let waits = diff(&old.to_json(), &new.to_json()).into_iter().filter(|c| c.effect == Effect::Supervisor);
+        assert_eq!(waits.map(|c| c.key).collect::<Vec<_>>(), waiting);
+        assert_eq!(holding(&json, &own(&json)), (json.clone(), Vec::new()));
+    }
+
+    #[test]
+    fn who_was_started_in_another_folder_is_behind() {
+        let marks = |dir: &str| fingerprints(&format!(r#"{{"dataDir":"{dir}"}}"#));
+        let (old, new) = (marks("/a"), marks("/b"));
+        assert!(Daemon::ALL.iter().all(|d| old.get(d) != new.get(d)));
+    }
+
     /// Each word of the tables is a key of the schema, so that a renamed key is noticed.
     #[test]
     fn the_tables_name_real_keys() {
@@ -217,6 +275,7 @@ mod tests {
         for key in OWN {
             assert!(known.contains_key(key), "{key}");
         }
+        assert!(OWN_READ.iter().all(|(key, _)| OWN.contains(key)));
         for limit in LIMITS {
             let key = format!("supervisor.daemons.worker.user.{limit}");
             assert!(known.contains_key(&key) && limit_of(&key) == Some(Daemon::Worker(Pool::User)), "{key}");

@@ -45,7 +45,8 @@ pub fn timing_table(timing: &pb::Timing) -> String {
     let text = narrow(timing_rows(timing), TIMING_OPTIONAL, plain_table(&[], 0).width().map(usize::from));
     let gain = if timing.sum_us > timing.total_us { percent(timing.sum_us - timing.total_us, timing.sum_us) } else { "0.0%".into() };
     let (total, sum) = (ms(timing.total_us), ms(timing.sum_us));
-    format!("{text}\ntotal ready {total} ms · sum of own times {sum} ms · parallel gain {gain}")
+    let overhead = timing.overhead_us.map_or(String::new(), |us| format!(" · supervisor overhead {} ms", ms(us)));
+    format!("{text}\ntotal ready {total} ms · sum of own times {sum} ms · parallel gain {gain}{overhead}")
 }
 
 /// Columns of the timing table that a narrow terminal does without, first to go first.
@@ -158,8 +159,12 @@ mod tests {
     fn timing_table_has_totals_and_the_critical_mark() {
         let row =
             |name: &str, own_us, critical| pb::TimingRow { name: name.into(), own_us, ready_at_us: own_us, critical, ..Default::default() };
-        let timing =
-            pb::Timing { rows: vec![row("cluster@0", 300_000, true), row("api@0", 100_000, false)], total_us: 300_000, sum_us: 400_000 };
+        let timing = pb::Timing {
+            rows: vec![row("cluster@0", 300_000, true), row("api@0", 100_000, false)],
+            total_us: 300_000,
+            sum_us: 400_000,
+            overhead_us: Some(4_100),
+        };
         let text = timing_table(&timing);
         assert!(text.contains("total ready 300.0 ms · sum of own times 400.0 ms · parallel gain 25.0%"), "{text}");
         let cluster = text.lines().find(|l| l.starts_with("cluster@0")).unwrap();
@@ -170,7 +175,7 @@ mod tests {
     #[test]
     fn a_narrow_timing_table_loses_columns_and_breaks_no_number() {
         let row = pb::TimingRow { name: "worker.channel@0".into(), own_us: 1_234_567, ..Default::default() };
-        let timing = pb::Timing { rows: vec![row], total_us: 2_000_000, sum_us: 0 };
+        let timing = pb::Timing { rows: vec![row], total_us: 2_000_000, sum_us: 0, overhead_us: None };
         let titles = |width| narrow(timing_rows(&timing), TIMING_OPTIONAL, width).lines().next().unwrap_or_default().to_owned();
         assert!(titles(None).contains("FORK+EXEC") && titles(Some(75)).contains("SHARE") && !titles(Some(75)).contains("FORK+EXEC"));
         let text = narrow(timing_rows(&timing), TIMING_OPTIONAL, Some(60));

@@ -187,8 +187,8 @@ pub fn trial() -> Result<u8, ServiceError> {
 
 /// Takes the place of the binary that was this process before.
 fn go_on(taken: Taken, options: &Options, origin: Origin, env: &Env) -> Result<u8, ServiceError> {
-    let config = Config::load(&options.source, env)?;
-    let Taken { saved, locks, control, nodes, listeners, children } = taken;
+    let config = Config::load(&options.source, env)?.holding(&taken.own)?;
+    let Taken { saved, own: _, locks, control, nodes, listeners, children } = taken;
     let runtime = Runtime::inherit(&config.runtime_dir, &config.data_dir, locks);
     let mut console = Console::new(env.get("NO_COLOR").is_some_and(|v| !v.is_empty()), None);
     console.line(&format!("supervisor {} goes on with {} processes", env!("CARGO_PKG_VERSION"), children.len()));

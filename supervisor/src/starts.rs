@@ -35,7 +35,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("starts.json");
         assert!(load(&path).is_empty());
-        let starts: Vec<Timing> = (0..9).map(|n| Timing { rows: Vec::new(), total: Duration::from_millis(n) }).collect();
+        let starts: Vec<Timing> = (0..9).map(|n| Timing { rows: Vec::new(), total: Duration::from_millis(n), overhead: None }).collect();
         save(&path, &starts).unwrap();
         assert_eq!(load(&path), starts[..STARTS_KEPT]);
         fs::write(&path, "[{").unwrap();

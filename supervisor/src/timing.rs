@@ -45,6 +45,10 @@ pub struct Timing {
     pub rows: Vec<Row>,
     /// Until the required set was Ready.
     pub total: Duration,
+    /// Part of it in which the deciding chain waited for us: until its first process was made and ran, and from each readiness that we
+    /// knew of to the activation of who waited for it. `None`: written by a version that did not measure it.
+    #[serde(default)]
+    pub overhead: Option<Duration>,
 }
 
 impl Timing {
@@ -59,13 +63,15 @@ impl Timing {
         let last = rows.iter().filter(required).max_by_key(|r| r.ready_at).or(rows.last()).cloned();
         let total = last.as_ref().map_or(Duration::ZERO, |r| r.ready_at);
         let mut next = last.map(|r| r.name);
+        let mut overhead = Duration::ZERO;
         while let Some(name) = next {
             if let Some(row) = rows.iter_mut().find(|r| r.name == name) {
                 row.critical = true;
             }
             next = decided_by(spec, &rows, times, name);
+            overhead += waited_for_us(began, times, name, next);
         }
-        Self { rows, total }
+        Self { rows, total, overhead: Some(overhead) }
     }
 
     /// Sum of the own times: what a start without overlap would take.
@@ -85,7 +91,7 @@ impl Timing {
             let wait_us = ready_at_us.saturating_sub(own_us);
             pb::TimingRow { name: r.name.to_string(), wait_us, exec_us, init_us, handshake_us, ready_at_us, own_us, critical: r.critical }
         });
-        pb::Timing { rows: rows.collect(), total_us: us(self.total), sum_us: us(self.sum()) }
+        pb::Timing { rows: rows.collect(), total_us: us(self.total), sum_us: us(self.sum()), overhead_us: self.overhead.map(us) }
     }
 }
 
@@ -123,6 +129,20 @@ fn decided_by(spec: &Spec, rows: &[Row], times: &[(InstanceName, Times)], name: 
     rows.iter().filter(|r| edges.contains(&r.name.daemon)).max_by_key(|r| r.ready_at).map(|r| r.name)
 }
 
+/// From what we knew to what we did for `name`: the readiness of `decider` and its activation; at the head of the chain, the begin of the
+/// start and its running program.
+fn waited_for_us(began: Time, times: &[(InstanceName, Times)], name: InstanceName, decider: Option<InstanceName>) -> Duration {
+    let of = |name: InstanceName| times.iter().find(|(n, _)| *n == name).map(|(_, t)| t);
+    let Some(t) = of(name) else { return Duration::ZERO };
+    match decider {
+        Some(decider) => {
+            let known = of(decider).and_then(|d| d.ready);
+            t.activate.zip(known).map_or(Duration::ZERO, |(did, knew)| did.saturating_sub(knew))
+        }
+        None => t.spawn.saturating_sub(began) + t.exec,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,10 +178,11 @@ mod tests {
     fn follows_edges_that_made_it_wait() {
         let spec = Spec::standard(ms(60_000));
         let at = |daemon| InstanceName { daemon, slot: 0 };
-        let input = [(at(Daemon::Cluster), times(0, 10, 0, 400)), (at(Daemon::Gateway), times(0, 20, 400, 450))];
+        let input = [(at(Daemon::Cluster), times(2, 10, 0, 400)), (at(Daemon::Gateway), times(0, 20, 403, 450))];
         let timing = Timing::build(&spec, ms(0), &input);
+        assert_eq!(timing.overhead, Some(ms(2 + 1 + 3)), "the first fork, its exec, and the pause between ready and activated");
         assert!(timing.rows.iter().all(|r| r.critical));
-        assert_eq!(timing.sum(), ms(400 + 20 + 50));
+        assert_eq!(timing.sum(), ms(398 + 20 + 47));
     }
 
     #[test]

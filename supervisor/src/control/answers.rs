@@ -12,6 +12,7 @@ use crate::engine::{Reloaded, Snapshot, Why};
 use crate::names;
 use crate::table::plan::Plan;
 use crate::table::{InstanceView, LastEnd, Refusal, State};
+use crate::timing::Timing;
 
 /// Pauses shown of the sequence that lies ahead.
 const PAUSES_SHOWN: u32 = 6;
@@ -50,6 +51,7 @@ impl Shared {
             ops: snapshot.ops.iter().filter(|o| o.state != "done").cloned().collect(),
             overrides: snapshot.overrides.iter().map(over).collect(),
             containment: self.containment.clone(),
+            waiting_keys: snapshot.waiting_keys.clone(),
         }
     }
 
@@ -119,6 +121,16 @@ impl Shared {
     }
 }
 
+/// The last start, and the full ones that were kept, latest first.
+pub(super) fn starts(snapshot: &Snapshot) -> Vec<pb::Timing> {
+    let mut starts: Vec<pb::Timing> = snapshot.starts.iter().map(Timing::to_proto).collect();
+    // One of single daemons is not among them; before the first one of this supervisor there are those of its predecessors.
+    if let Some(last) = snapshot.timing.as_ref().filter(|last| starts.first() != Some(last)) {
+        starts.insert(0, last.clone());
+    }
+    starts
+}
+
 fn last_exit(end: LastEnd, ago: Duration) -> pb::LastExit {
     let (code, signal, core) = match end.exit {
         Exit::Code(code) => (Some(code), None, false),
@@ -165,4 +177,30 @@ pub(super) fn reloaded(answer: Result<Reloaded, Refusal>) -> pb::ReloadReply {
 pub(super) fn refused(refusal: Refusal) -> pb::OpEvent {
     let end = pb::OpEnd { code: refusal.code, message: refusal.message.clone(), ..Default::default() };
     pb::OpEvent { text: refusal.message, end: Some(pb::op_event::End::Done(end)), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::spec::Spec;
+    use crate::table::Table;
+
+    #[test]
+    fn no_start_is_lost_behind_a_newer_one_of_single_daemons() {
+        let start = |ms| Timing { total: Duration::from_millis(ms), ..Timing::default() };
+        let table = Table::new(Spec::standard(Duration::from_secs(1)), BTreeMap::new(), 0, 1);
+        let snapshot = |last: Option<u64>, kept: &[u64]| Snapshot {
+            timing: last.map(|ms| start(ms).to_proto()),
+            starts: Arc::new(kept.iter().map(|ms| start(*ms)).collect()),
+            ..Snapshot::of(&table, Duration::ZERO)
+        };
+        let shown = |last, kept: &[u64]| starts(&snapshot(last, kept)).iter().map(|t| t.total_us / 1000).collect::<Vec<_>>();
+        assert_eq!(shown(Some(9), &[9, 8, 7]), [9, 8, 7], "the last one was full");
+        assert_eq!(shown(Some(2), &[9, 8, 7]), [2, 9, 8, 7], "it was not");
+        assert_eq!(shown(None, &[9, 8]), [9, 8], "none of this supervisor is over yet");
+        assert_eq!(shown(Some(2), &[]), [2]);
+    }
 }

@@ -95,7 +95,7 @@ mod tests {
             ..Default::default()
         };
         let rows = vec![row("cluster@0", 300_000, 1000, 301_000, true), row("api@0", 100_000, 99_000, 400_000, true)];
-        pb::Timing { rows, total_us: 400_000, sum_us: 500_000 }
+        pb::Timing { rows, total_us: 400_000, sum_us: 500_000, overhead_us: None }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Forms for machines. The status document is a stable schema, version 1: fields are added, never renamed or removed
-//! (`testdata/status/v1.json` holds it in place).
+//! (`testdata/status/v1.json` and the files that follow it hold it in place).
 
 use serde_json::{Value, json};
 use wk_proto::node::v1::State;
@@ -24,6 +24,7 @@ pub(super) fn status(snapshot: &pb::Snapshot) -> Value {
         "addresses": snapshot.addresses, "data_dir": snapshot.data_dir, "runtime_dir": snapshot.runtime_dir,
         "instances": instances, "timing": snapshot.timing.as_ref().map(timing), "ops": ops.collect::<Vec<_>>(),
         "overrides": overrides.collect::<Vec<_>>(), "containment": snapshot.containment,
+        "waiting_keys": snapshot.waiting_keys,
     })
 }
 
@@ -33,7 +34,7 @@ pub(super) fn instance(i: &pb::InstanceStatus) -> Value {
         "name": i.name, "state": state_name(i.state), "pid": i.pid, "generation": i.generation, "up_ms": i.up_ms,
         "restarts": i.restarts, "last_restart_ms_ago": i.last_restart_ms_ago, "why": i.why, "cpu_ms": i.cpu_ms,
         "memory_bytes": i.memory_bytes, "open_fds": i.open_fds, "fds_max": i.fds_max, "crash_loop": i.crash_loop, "held": i.held,
-        "wanted": i.wanted, "pending_restart": i.pending_restart,
+        "wanted": i.wanted, "adopted": i.adopted, "pending_restart": i.pending_restart,
         "components": i.components.iter().map(|c| json!({"name": c.name, "serving": c.serving})).collect::<Vec<_>>(),
     })
 }
@@ -46,7 +47,7 @@ pub(super) fn timing(t: &pb::Timing) -> Value {
             "ready_at_us": r.ready_at_us, "own_us": r.own_us, "critical": r.critical,
         })
     });
-    json!({ "total_us": t.total_us, "sum_us": t.sum_us, "rows": rows.collect::<Vec<_>>() })
+    json!({ "total_us": t.total_us, "sum_us": t.sum_us, "overhead_us": t.overhead_us, "rows": rows.collect::<Vec<_>>() })
 }
 
 /// The same value as YAML: block style, strings quoted as in JSON (which YAML contains).

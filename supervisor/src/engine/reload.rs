@@ -8,7 +8,7 @@ use super::{Engine, Msg};
 use crate::config::{Config, LoadError};
 use crate::events::Cause;
 use crate::limits::MIN_READY;
-use crate::reload::{Change, Effect, diff, fingerprints};
+use crate::reload::{Change, Effect, diff, fingerprints, own};
 use crate::roles::Actor;
 use crate::table::{Flags, Kind, Pace, Refusal, Request};
 
@@ -52,6 +52,7 @@ impl Engine {
     /// Compares and takes over; nothing is changed when it is refused.
     pub(super) fn reload(&mut self, new: Config, apply: bool, dry_run: bool, actor: Option<&Actor>) -> Result<Reloaded, Refusal> {
         let changes = diff(&self.config.json, &new.json);
+        let new = new.holding(&own(&self.config.json)).map_err(|e| refused(&e))?;
         new.spec.check().map_err(|e| Refusal::new(78, e.to_string()))?;
         let marks = fingerprints(&new.json);
         let behind: BTreeSet<Daemon> = self.behind(&marks).into_iter().map(|name| name.daemon).collect();

@@ -101,6 +101,7 @@ impl Engine {
         let sockets = self.sockets.as_ref().ok_or(io::ErrorKind::NotFound)?;
         Ok(Kept {
             record: self.ledger.text()?,
+            own: crate::reload::own(&self.config.json),
             locks: self.runtime.locks(),
             control: sockets.control.as_fd(),
             nodes: sockets.nodes.as_fd(),

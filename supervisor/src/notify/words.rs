@@ -172,6 +172,7 @@ mod tests {
             ops: Vec::new(),
             overrides: Vec::new(),
             config_hash: String::new(),
+            waiting_keys: Vec::new(),
             behind: Vec::new(),
             starts: Arc::default(),
         }

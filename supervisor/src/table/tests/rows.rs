@@ -267,7 +267,7 @@ fn plans_name_steps_reasons_and_refusals() {
         critical: false,
     };
     let rows = Daemon::ALL.into_iter().map(|d| row(d, 99, if d == Daemon::Cluster { 400 } else { 10 })).collect();
-    let starts = [crate::timing::Timing { rows, total: ms(540) }];
+    let starts = [crate::timing::Timing { rows, total: ms(540), overhead: None }];
     world.begin(Kind::Stop, &[], Flags::default()).unwrap();
     let start = plan(&world, Kind::Start, &[], &starts).unwrap();
     // 100 up + 400 handshake of the cluster, then 10 each for gateway, api, channel, push.

@@ -161,7 +161,7 @@ section! {
         channel: u16 = 1, "channel", 1..=64;
         /// Default 1.
         push: u16 = 1, "push", 1..=64;
-        /// All three pools in each of `user` processes: a little less CPU, and they die together. Default false.
+        /// All three pools in each of `user` processes: a little less CPU, and they die together. Default false; read at the start of the supervisor.
         one_process: bool = false, "oneProcess";
     }
 }

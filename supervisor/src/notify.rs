@@ -96,14 +96,18 @@ impl Notifier {
         }
     }
 
-    /// A reload has begun; to be followed by [`Self::reloaded`], whatever came of it.
+    /// A reload has begun; to be followed by [`Self::reloaded`], whatever came of it. Before the first READY it is part of the start.
     pub fn reloading(&mut self) {
-        self.say(&Word::Reloading(monotonic()));
+        if let Some(word) = self.words.reloading(monotonic()) {
+            self.say(&word);
+        }
     }
 
     /// A reload is over.
     pub fn reloaded(&mut self) {
-        self.say(&Word::Ready);
+        if let Some(word) = self.words.reloaded() {
+            self.say(&word);
+        }
     }
 
     /// Asks systemd to keep a copy of a descriptor over our death, under a name without `:`.
@@ -226,6 +230,7 @@ mod tests {
             let length = systemd.recv(&mut buffer).unwrap();
             String::from_utf8(buffer[..length].to_vec()).unwrap()
         };
+        notifier.words.turn(Instant::now(), &words::ready(), false);
         notifier.reloading();
         assert!(heard().starts_with("RELOADING=1\nMONOTONIC_USEC="));
         notifier.reloaded();
@@ -236,7 +241,7 @@ mod tests {
         assert_eq!(heard(), "FDSTOREREMOVE=1\nFDNAME=p.cluster@0\n");
         notifier.stopping();
         notifier.stopping();
-        notifier.reloaded();
-        assert_eq!([heard(), heard()], ["STOPPING=1\n", "READY=1\n"]);
+        notifier.store("l.tcp", &systemd);
+        assert_eq!([heard(), heard()], ["STOPPING=1\n", "FDSTORE=1\nFDPOLL=0\nFDNAME=l.tcp\n"], "once");
     }
 }

@@ -45,7 +45,7 @@ impl Engine {
                 self.console.line(&format!("reload refused, the old configuration holds: {text}"));
             }
         }
-        // systemd waits for this pair, whatever came out.
+        // Where systemd was told of the reload it waits for its end, whatever came out.
         self.notifier.reloaded();
     }
 

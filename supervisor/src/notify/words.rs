@@ -48,6 +48,8 @@ impl fmt::Display for Word {
 pub(super) struct Words {
     ready: bool,
     stopping: bool,
+    /// `RELOADING=1` was said, and no `READY=1` since.
+    reloading: bool,
     status: String,
     spoken: Option<Instant>,
     /// A newer status waits for its second.
@@ -62,6 +64,17 @@ impl Words {
     /// `STOPPING=1`, the first time.
     pub(super) fn stopping(&mut self) -> Option<Word> {
         (!std::mem::replace(&mut self.stopping, true)).then_some(Word::Stopping)
+    }
+
+    /// `RELOADING=1`; nothing before the first `READY=1`, which must mean that clients are served, and nothing at a stop.
+    pub(super) fn reloading(&mut self, at: u64) -> Option<Word> {
+        self.reloading = self.ready && !self.stopping;
+        self.reloading.then_some(Word::Reloading(at))
+    }
+
+    /// The `READY=1` that systemd waits for after `RELOADING=1`.
+    pub(super) fn reloaded(&mut self) -> Option<Word> {
+        (std::mem::take(&mut self.reloading) && !self.stopping).then_some(Word::Ready)
     }
 
     /// What to say now.
@@ -132,6 +145,12 @@ fn status(snapshot: &Snapshot) -> String {
     text
 }
 
+/// A node that serves.
+#[cfg(test)]
+pub(super) fn ready() -> Snapshot {
+    tests::snapshot(true, Overall::Ready, Vec::new())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -160,7 +179,7 @@ mod tests {
         }
     }
 
-    fn snapshot(admitted: bool, overall: Overall, instances: Vec<InstanceView>) -> Snapshot {
+    pub(super) fn snapshot(admitted: bool, overall: Overall, instances: Vec<InstanceView>) -> Snapshot {
         Snapshot {
             taken: Instant::now(),
             overall,
@@ -185,6 +204,18 @@ mod tests {
         assert_eq!(text, "1/2 ready · waiting: plugin-host@0 (starting 12 s) · restarts 2");
         let leaving = status(&snapshot(true, Overall::Stopping, vec![view("gateway@0", State::Draining, 0)]));
         assert_eq!(leaving, "stopping · waiting: gateway@0 (draining) · restarts 1");
+    }
+
+    #[test]
+    fn a_reload_is_told_in_pairs_and_only_between_ready_and_stopping() {
+        let (mut words, start) = (Words::default(), Instant::now());
+        assert_eq!((words.reloading(7), words.reloaded()), (None, None), "a start is no reload, and nothing is ready yet");
+        words.turn(start, &ready(), false);
+        assert_eq!((words.reloading(8), words.reloaded()), (Some(Word::Reloading(8)), Some(Word::Ready)));
+        assert_eq!(words.reloaded(), None);
+        words.reloading(9);
+        words.stopping();
+        assert_eq!((words.reloaded(), words.reloading(10), words.reloaded()), (None, None, None), "it leaves");
     }
 
     #[test]

@@ -4,21 +4,21 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use wk_config::Env;
 use wk_types::Daemon;
 
 use crate::cgroup::Cgroups;
 use crate::config::{Config, LoadError, PublicAddr, Source};
-use crate::limits::{CLOSE_DEADLINE, LISTEN_BACKLOG, NOFILE, QUIESCE_DEADLINE};
+use crate::limits::{CLOSE_DEADLINE, FAST_DEADLINE, LISTEN_BACKLOG, NOFILE, QUIESCE_DEADLINE};
 use crate::listeners::Listeners;
 use crate::notify::Passed;
 use crate::service::chain;
 use crate::sys;
 
 mod elf;
+mod unit;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -190,39 +190,31 @@ fn running(dir: &Path) -> Option<String> {
     }
 }
 
-/// The chain of stops that takes longest, with its deadlines added up.
-fn longest_stop(config: &Config, from: Daemon) -> (Duration, Vec<Daemon>) {
-    let own = config.spec.daemons.get(&from).map_or(Duration::ZERO, |s| s.term_deadline);
-    let below = config.spec.requires(from).map(|d| longest_stop(config, d)).max_by_key(|(time, _)| *time);
-    let (time, mut path) = below.unwrap_or_default();
-    path.insert(0, from);
-    (own + time, path)
-}
-
-/// Row 73.
+/// Row 73. What is killed counts as gone: a process that the kernel does not let go is waited for a little and left.
 fn deadlines(config: &Config, units: &[&Path]) -> Finding {
-    let longest = config.spec.daemons.keys().map(|d| longest_stop(config, *d)).max_by_key(|(time, _)| *time);
-    let (time, path) = longest.unwrap_or_default();
-    let all = time + QUIESCE_DEADLINE + CLOSE_DEADLINE;
+    let (sum, path) = config.spec.longest_stop();
+    let quiesce = QUIESCE_DEADLINE + CLOSE_DEADLINE;
     let names: Vec<&str> = path.iter().map(|d| d.name()).collect();
-    let sum = format!("a stop takes at most {} s (quiesce {} s, then {})", all.as_secs(), (all - time).as_secs(), names.join(" → "));
-    let unit = units.iter().find_map(|dir| Some((dir.join("wukongim.service"), stop_timeout(&dir.join("wukongim.service"))?)));
-    let (place, limit) = unit.unwrap_or_else(|| (PathBuf::from("systemd's default"), Duration::from_secs(90)));
-    if all > limit {
-        let text = format!("{sum}; TimeoutStopSec is {} s ({}), more time is asked for while it goes on", limit.as_secs(), place.display());
-        return warning(
-            "deadlines",
-            text,
-            format!("TimeoutStopSec={} in the unit, or shorter supervisor.daemons.*.stopTimeout", all.as_secs()),
-        );
+    let (whole, timeout) = (quiesce + sum, config.spec.stop_timeout);
+    let chain = format!("quiesce {} s, then {}", quiesce.as_secs(), names.join(" → "));
+    // At its timeout one of the chain, or the quiesce, is at work: none of those that are left gets more than this.
+    let cut = timeout + FAST_DEADLINE * u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
+    let most = whole.min(cut);
+    let by = if cut < whole {
+        format!("; deadlines of {} s after supervisor.stopTimeout, {} s", FAST_DEADLINE.as_secs(), timeout.as_secs())
+    } else {
+        String::new()
+    };
+    let store =
+        config.spec.daemons.iter().filter_map(|(d, s)| Some(format!("; {d} is given up to {} s while it flushes", s.hard_stop?.as_secs())));
+    let text = format!("a stop takes at most {} s ({chain}{by}){}", most.as_secs(), store.collect::<String>());
+    let (place, limit) = unit::stop_timeout("wukongim.service", units);
+    let Some(limit) = limit else { return fine("deadlines", format!("{text}; no TimeoutStopSec ({place})")) };
+    if most <= limit {
+        return fine("deadlines", format!("{text}; TimeoutStopSec is {} s ({place})", limit.as_secs()));
     }
-    fine("deadlines", format!("{sum}; TimeoutStopSec is {} s", limit.as_secs()))
-}
-
-fn stop_timeout(unit: &Path) -> Option<Duration> {
-    let text = fs::read_to_string(unit).ok()?;
-    let value = text.lines().find_map(|l| l.strip_prefix("TimeoutStopSec="))?.trim().to_owned();
-    value.parse::<u64>().map(Duration::from_secs).ok().or_else(|| humantime::parse_duration(&value).ok())
+    let text = format!("{text}; TimeoutStopSec is {} s ({place}), more time is asked for while it goes on", limit.as_secs());
+    warning("deadlines", text, format!("TimeoutStopSec={} in the unit, or a shorter supervisor.stopTimeout", most.as_secs()))
 }
 
 /// Row 79: what the kernel offers, and what is done without it.
@@ -331,12 +323,26 @@ mod tests {
     #[test]
     fn row_73_a_stop_that_may_outlast_the_unit_is_said_with_its_numbers() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("wukongim.service"), "[Service]\nTimeoutStopSec=90\n").unwrap();
-        let source = Source { data: Some(dir.path().to_path_buf()), runtime: Some(dir.path().join("r")), ..Source::default() };
-        let (found, _) = run(&source, &Env::default(), &[dir.path()]);
-        let deadline = find(&found, "deadlines", "TimeoutStopSec is 90 s");
-        assert_eq!(deadline.level, Level::Warning);
-        assert!(deadline.text.contains("gateway → cluster") && deadline.next.contains("TimeoutStopSec="), "{deadline:?}");
+        let file = dir.path().join("wukongim.yaml");
+        let found = |yaml: &str, unit: &str, drop_in: &str| {
+            fs::write(&file, yaml).unwrap();
+            fs::write(dir.path().join("wukongim.service"), unit).unwrap();
+            fs::create_dir_all(dir.path().join("wukongim.service.d")).unwrap();
+            fs::write(dir.path().join("wukongim.service.d/stop.conf"), drop_in).unwrap();
+            let data = Some(dir.path().to_path_buf());
+            let source = Source { file: Some(file.clone()), data, runtime: Some(dir.path().join("r")), ..Source::default() };
+            let (found, _) = run(&source, &Env::default(), &[dir.path()]);
+            find(&found, "deadlines", "a stop takes").clone()
+        };
+        let shipped = found("", include_str!("../../systemd/wukongim.service"), "");
+        assert_eq!(shipped.level, Level::Fine, "{shipped:?}");
+        assert!(shipped.text.contains("at most 82 s") && shipped.text.contains("gateway → cluster"), "{shipped:?}");
+        assert!(shipped.text.contains("cluster is given up to 300 s") && shipped.text.contains("TimeoutStopSec is 90 s"), "{shipped:?}");
+        let short = found("", include_str!("../../systemd/wukongim.service"), "[Service]\nTimeoutStopSec=1min\n");
+        assert_eq!(short.level, Level::Warning, "{short:?}");
+        assert!(short.text.contains("60 s") && short.text.contains("stop.conf") && short.next.contains("TimeoutStopSec=82"), "{short:?}");
+        let long = found("supervisor:\n  stopTimeout: 200s\n", "[Service]\nTimeoutStopSec=90\n", "");
+        assert!(long.level == Level::Warning && long.text.contains("at most 133 s") && !long.text.contains("stopTimeout"), "{long:?}");
     }
 
     #[test]

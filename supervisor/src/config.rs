@@ -64,8 +64,6 @@ pub struct Config {
     pub spec: Spec,
     /// Slots of each daemon.
     pub slots: BTreeMap<Daemon, u16>,
-    /// A whole stop takes this long at most, then deadlines are cut.
-    pub stop_timeout: std::time::Duration,
     /// Attempts after a failed first start.
     pub start_retries: u16,
     /// Which control groups are used.
@@ -168,7 +166,6 @@ impl Config {
             public: public(config),
             spec: spec(config),
             slots: slots(config),
-            stop_timeout: config.supervisor.stop_timeout,
             start_retries: config.supervisor.start_retries,
             cgroup: Choice::parse(&config.supervisor.cgroup),
             journal: config.supervisor.journal.clone(),
@@ -275,6 +272,7 @@ fn spec(config: &wk_config::Config) -> Spec {
     if config.workers.one_process {
         spec = spec.pools_together();
     }
+    spec.stop_timeout = config.supervisor.stop_timeout;
     for (daemon, spec) in &mut spec.daemons {
         let policy = config.supervisor.daemons.of(*daemon);
         spec.start_timeout = policy.start_timeout.unwrap_or(spec.start_timeout);

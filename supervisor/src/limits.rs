@@ -40,6 +40,8 @@ pub const TERM_DEADLINE: Duration = Duration::from_secs(10);
 pub const TERM_DEADLINE_CLUSTER: Duration = Duration::from_secs(30);
 /// The same for the gateway, which waits for its clients. Source: config schema, `stopTimeout`.
 pub const TERM_DEADLINE_GATEWAY: Duration = Duration::from_secs(45);
+/// Of a stop of everything; then deadlines are [`FAST_DEADLINE`]. Source: config schema, `supervisor.stopTimeout`.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(75);
 /// Period of the liveness check.
 pub const LIVE_EVERY: Duration = Duration::from_secs(10);
 /// Deadline of one liveness check.

@@ -8,7 +8,7 @@ use wk_types::{Daemon, Pool};
 
 use crate::cause::{Cause, Exit};
 use crate::cgroup::Limits;
-use crate::limits::{HARD_STOP, START_TIMEOUT_MAX, TERM_DEADLINE, TERM_DEADLINE_CLUSTER, TERM_DEADLINE_GATEWAY};
+use crate::limits::{HARD_STOP, START_TIMEOUT_MAX, STOP_TIMEOUT, TERM_DEADLINE, TERM_DEADLINE_CLUSTER, TERM_DEADLINE_GATEWAY};
 
 /// One kind of daemon.
 #[derive(Debug, Clone)]
@@ -87,6 +87,8 @@ impl DaemonSpec {
 pub struct Spec {
     /// By daemon, in start order of [`Daemon::ALL`].
     pub daemons: BTreeMap<Daemon, DaemonSpec>,
+    /// A stop of everything that has taken this long goes on with [`FAST_DEADLINE`].
+    pub stop_timeout: Duration,
 }
 
 /// The graph of requirements cannot be started.
@@ -146,7 +148,7 @@ impl Spec {
             (Worker(Pool::Push), worker(Pool::Push)),
             (PluginHost, DaemonSpec { oom_score: 900, ..plain("wk-plugin-host", PluginHost) }),
         ]);
-        Self { daemons }
+        Self { daemons, stop_timeout: STOP_TIMEOUT }
     }
 
     /// The same node with all pools in the process of the user pool: fewer hops, and they die together.
@@ -174,6 +176,20 @@ impl Spec {
     /// A daemon and those that live in its process.
     pub fn housed(&self, daemon: Daemon) -> impl Iterator<Item = Daemon> + '_ {
         std::iter::once(daemon).chain(self.daemons.get(&daemon).into_iter().flat_map(|spec| spec.hosts.iter().copied()))
+    }
+
+    /// The chain of stops that takes longest, first to go first, and the sum of its deadlines.
+    #[must_use]
+    pub fn longest_stop(&self) -> (Duration, Vec<Daemon>) {
+        self.daemons.keys().map(|d| self.longest_stop_from(*d)).max_by_key(|(time, _)| *time).unwrap_or_default()
+    }
+
+    fn longest_stop_from(&self, from: Daemon) -> (Duration, Vec<Daemon>) {
+        let own = self.daemons.get(&from).map_or(Duration::ZERO, |s| s.term_deadline);
+        let below = self.requires(from).map(|d| self.longest_stop_from(d)).max_by_key(|(time, _)| *time);
+        let (time, mut path) = below.unwrap_or_default();
+        path.insert(0, from);
+        (own + time, path)
     }
 
     /// Refuses cycles and unknown names.

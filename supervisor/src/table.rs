@@ -230,6 +230,7 @@ impl Table {
         loop {
             let before = self.out.len();
             self.looks(now);
+            self.hurry_late(now);
             self.deadlines(now);
             self.unready(now);
             for daemon in Daemon::ALL {
@@ -259,8 +260,12 @@ impl Table {
             (None, Rest::Backoff { until, .. }) if self.wanted(i.name) && !self.held.contains(&i.name) => Some(*until),
             _ => None,
         });
-        let others =
-            self.ops.iter().filter_map(Op::deadline).chain(self.next_look()).chain(self.shift_deadline()).chain(self.next_unready());
+        let late = self.ops.iter().filter_map(|op| self.late_at(op));
+        let others = late
+            .chain(self.ops.iter().filter_map(Op::deadline))
+            .chain(self.next_look())
+            .chain(self.shift_deadline())
+            .chain(self.next_unready());
         runs.chain(others).min()
     }
 

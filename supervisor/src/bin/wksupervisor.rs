@@ -25,7 +25,8 @@ const EXIT_CODES: &str = "Exit codes:
   101  a crash loop was escalated";
 
 /// Where installed units lie, those of the administrator first.
-const UNITS: [&str; 3] = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+const UNITS: [&str; 5] =
+    ["/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
 /// Runs a WuKongIM node: starts, watches, restarts and stops its daemons.
 #[derive(Debug, Parser)]

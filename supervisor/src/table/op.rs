@@ -175,6 +175,23 @@ impl Table {
         }
     }
 
+    /// A stop of everything that has taken its time goes on as after a second signal. A store that is seen to flush is still not killed.
+    pub(super) fn hurry_late(&mut self, now: Time) {
+        let late: Vec<u64> = self.ops.iter().filter(|op| self.late_at(op).is_some_and(|at| at <= now)).map(Op::id).collect();
+        for id in late {
+            let passed = humantime::format_duration(self.spec.stop_timeout);
+            let soon = FAST_DEADLINE.as_secs();
+            self.op_text(id, None, format!("supervisor.stopTimeout ({passed}) has passed: deadlines of {soon} s from here on"));
+            self.hurry(now, id, Flags { fast: true, ..Flags::default() });
+        }
+    }
+
+    /// When [`Self::hurry_late`] comes to an operation.
+    pub(super) fn late_at(&self, op: &Op) -> Option<Time> {
+        let patient = op.quiescing() && !op.request.flags.fast && !op.request.flags.now;
+        patient.then(|| op.began + self.spec.stop_timeout)
+    }
+
     pub(super) fn close_op(&mut self, id: u64, code: u32, message: String) {
         if let Some(index) = self.ops.iter().position(|o| o.id == id) {
             let op = self.ops.remove(index);

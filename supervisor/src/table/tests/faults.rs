@@ -93,6 +93,35 @@ fn row_23_the_store_is_killed_at_its_hard_limit_and_by_a_third_signal() {
 }
 
 #[test]
+fn row_73_a_stop_that_takes_its_whole_time_goes_on_as_after_a_second_signal() {
+    let mut spec = Spec::standard(Duration::from_secs(60));
+    spec.stop_timeout = Duration::from_secs(20);
+    let patient = Duration::from_secs(300);
+    spec.daemons.values_mut().for_each(|s| s.term_deadline = patient);
+    let mut world = World::of(spec);
+    world.start();
+    let (cluster, api, push) = (at(Daemon::Cluster), at(Daemon::Api), at(Daemon::Worker(Pool::Push)));
+    world.deaf.extend([cluster, api, push]);
+    world.busy.push(cluster);
+    world.begin(Kind::Stop, &[], Flags::default()).unwrap();
+    world.pass(19_900);
+    assert_eq!(world.state(push), State::Draining, "its own deadline is far away");
+    world.pass(3_000);
+    assert_eq!([world.state(push), world.state(api), world.state(cluster)], [State::Down, State::Down, State::Draining]);
+    world.pass(60_000);
+    assert_eq!(world.state(cluster), State::Draining, "row 23: it flushes");
+    world.busy.clear();
+    world.pass(5_000);
+    assert_eq!((world.state(cluster), world.last().code), (State::Down, 0));
+    // A stop of single daemons has no such bound, and the next one of everything begins with its whole time.
+    world.deaf.retain(|n| *n == push);
+    world.start();
+    world.begin(Kind::Stop, &["worker.push"], Flags { force_alone: true, ..Flags::default() }).unwrap();
+    world.pass(60_000);
+    assert_eq!(world.state(push), State::Draining);
+}
+
+#[test]
 fn row_11_a_daemon_that_says_it_cannot_take_work_is_shown_and_left_alone() {
     let mut world = World::new();
     world.start();

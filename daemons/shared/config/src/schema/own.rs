@@ -183,7 +183,7 @@ section! {
         runtime_dir: String = String::new(), "runtimeDir";
         /// From spawn to ready. Default 60s.
         start_timeout: Duration = s(60), "startTimeout", ms(100)..=h(1);
-        /// Whole stop. Default 75s.
+        /// A stop of everything that has taken this long goes on with deadlines of 1s; a store that flushes keeps its time. Default 75s.
         stop_timeout: Duration = s(75), "stopTimeout", ms(100)..=h(1);
         /// Attempts after a failed start. Default 0.
         start_retries: u16 = 0, "startRetries", 0..=100;

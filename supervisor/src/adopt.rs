@@ -56,7 +56,7 @@ pub struct Found {
     pub marker: Marker,
     /// Number.
     pub pid: u32,
-    /// Clock ticks since boot.
+    /// Clock ticks since boot; 0: not asked for yet.
     pub start_time: u64,
     /// Handle.
     pub process: Process,

@@ -161,6 +161,8 @@ struct Child {
 #[derive(Debug)]
 pub struct Engine {
     config: Arc<Config>,
+    /// What the generations read of it; made when the first one needs it.
+    sealed: Option<Arc<OwnedFd>>,
     runtime: Runtime,
     table: Table,
     listeners: Listeners,
@@ -262,6 +264,7 @@ impl Engine {
             overrides,
             fingerprints: crate::reload::fingerprints(&config.json),
             config,
+            sealed: None,
             quiesce: JoinSet::new(),
             watchers: JoinSet::new(),
             began,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Backlog of the public listeners: nobody is refused while the gateway is not armed. Source: architecture §3a.
 pub const LISTEN_BACKLOG: i32 = 16_384;
+/// The same of the sockets between the processes of a node.
+pub const LINK_BACKLOG: i32 = 4_096;
 /// First delay of the backoff that is not zero.
 pub const BACKOFF_BASE: Duration = Duration::from_millis(200);
 /// Longest delay of the backoff.

@@ -15,6 +15,9 @@ use crate::ledger::ListenerRecord;
 use crate::limits::LISTEN_BACKLOG;
 use crate::notify::Passed;
 
+/// Copies of listeners, by name.
+pub type Copies = Vec<(&'static str, OwnedFd)>;
+
 /// The open listeners of the node.
 #[derive(Debug, Default)]
 pub struct Listeners {
@@ -144,7 +147,7 @@ impl Listeners {
     ///
     /// # Errors
     /// No descriptor is left, or an address that its last process held cannot be bound.
-    pub fn copies(&mut self, daemon: Daemon) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+    pub fn copies(&mut self, daemon: Daemon) -> io::Result<Copies> {
         let mut copies = Vec::new();
         for (addr, listener) in self.open.iter_mut().filter(|(a, _)| a.daemon == daemon) {
             let listener = match listener {

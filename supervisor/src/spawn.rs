@@ -3,21 +3,22 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::process::Pid;
+use socket2::{Domain, SockAddr, Socket, Type};
 use wk_types::{Daemon, InstanceName};
 
 use crate::adopt::Marker;
 use crate::cause::Cause;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
-use crate::limits::LOG_BYTES_MAX;
+use crate::limits::{LINK_BACKLOG, LOG_BYTES_MAX};
+use crate::listeners::Copies;
 use crate::spec::{DaemonSpec, Orphans};
 use crate::sys::{EXECUTE, LaunchError, Program};
 
@@ -39,6 +40,8 @@ pub struct Spawned {
 pub struct Order<'a> {
     /// Node.
     pub config: &'a Config,
+    /// Its text, see [`sealed`].
+    pub sealed: &'a OwnedFd,
     /// Who, and as whom it answers on its health socket.
     pub marker: &'a Marker,
     /// Slots of its pool.
@@ -46,7 +49,7 @@ pub struct Order<'a> {
     /// Somebody else killed the generation before: nothing that it was doing is to blame.
     pub killed: bool,
     /// Public listeners by name.
-    pub public: Vec<(&'static str, OwnedFd)>,
+    pub public: Copies,
     /// Where its control group is made.
     pub cgroups: Option<&'a Cgroups>,
 }
@@ -62,7 +65,7 @@ pub fn spawn(mut order: Order<'_>) -> Result<Spawned, Cause> {
     let lock = take_lock(&config.runtime_dir.join("l").join(format!("{name}.lock")))?;
     let (health, _) = config.sockets(name, generation);
     let mut fds: Vec<(String, OwnedFd)> = vec![
-        ("config".into(), sealed(&config.json).map_err(|e| passing("configuration descriptor", &e))?),
+        ("config".into(), reader(order.sealed).map_err(|e| passing("configuration descriptor", &e))?),
         ("health".into(), listener(&health).map_err(|e| passing(&health.display().to_string(), &e))?),
         ("lock".into(), lock.into()),
     ];
@@ -173,25 +176,36 @@ pub fn nonce() -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes).max(1))
 }
 
-/// Each generation has its own file description: readers share no offset.
-fn sealed(text: &str) -> io::Result<OwnedFd> {
+/// A text that nobody can change any more, in memory.
+///
+/// # Errors
+/// The kernel has no memory or no descriptor left.
+pub fn sealed(text: &str) -> io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create("wk-config", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = File::from(fd);
     file.write_all(text.as_bytes())?;
-    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     rustix::fs::fcntl_add_seals(&file, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
     Ok(file.into())
 }
 
+/// Each generation has its own file description of it: readers share no offset.
+fn reader(sealed: &OwnedFd) -> io::Result<OwnedFd> {
+    File::open(format!("/proc/self/fd/{}", sealed.as_raw_fd())).map(OwnedFd::from)
+}
+
 /// A socket that nobody else can answer: made for this generation, only the child accepts on it.
-fn listener(path: &PathBuf) -> io::Result<OwnedFd> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+fn listener(path: &Path) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let addr = SockAddr::unix(path)?;
+    match socket.bind(&addr) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            fs::remove_file(path)?;
+            socket.bind(&addr)?;
+        }
+        bound => bound?,
     }
-    let listener = UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener.into())
+    socket.listen(LINK_BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// A daemon does not wait for its log folder: its lines go to ours.
@@ -202,14 +216,16 @@ fn our_log(name: InstanceName, error: &io::Error) -> io::Result<(File, u64)> {
 
 /// Appends; a log over [`LOG_BYTES_MAX`] makes room first. Also says where the new lines begin.
 fn open_log(path: &Path) -> io::Result<(File, u64)> {
-    if fs::metadata(path).is_ok_and(|m| m.len() > LOG_BYTES_MAX) {
-        let mut old = OsString::from(path);
-        old.push(".1");
-        fs::rename(path, old)?;
-    }
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    let open = || OpenOptions::new().create(true).append(true).open(path);
+    let file = open()?;
     let offset = file.metadata()?.len();
-    Ok((file, offset))
+    if offset <= LOG_BYTES_MAX {
+        return Ok((file, offset));
+    }
+    let mut old = OsString::from(path);
+    old.push(".1");
+    fs::rename(path, old)?;
+    Ok((open()?, 0))
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Carries out what the table orders: processes, calls, texts.
 
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -12,6 +15,7 @@ use crate::cause::Cause;
 use crate::events::Cause as EventCause;
 use crate::ledger::Intent;
 use crate::limits::{STARTS_KEPT, TIDY_DELAY};
+use crate::listeners::Copies;
 use crate::process::Process;
 use crate::spawn::{self, Order};
 use crate::table::{Action, End, Fact, Move};
@@ -96,15 +100,9 @@ impl Engine {
 
     fn spawn(&mut self, name: InstanceName, generation: u64) -> Fact {
         let began = self.now();
-        let public = match self.listeners.copies(name.daemon) {
-            Ok(public) => public,
-            Err(e) => {
-                return Fact::SpawnFailed(Cause::Spawn { text: format!("copy listeners: {e}"), permanent: false });
-            }
-        };
-        let incarnation = match spawn::nonce() {
-            Ok(incarnation) => incarnation,
-            Err(e) => return Fact::SpawnFailed(Cause::Spawn { text: format!("random number: {e}"), permanent: false }),
+        let (public, incarnation, sealed) = match self.means(name) {
+            Ok(means) => means,
+            Err(cause) => return Fact::SpawnFailed(cause),
         };
         let marker = Marker { name, generation, incarnation };
         if let Err(err) = self.ledger.intend(Intent { name: name.to_string(), generation, incarnation }) {
@@ -112,7 +110,7 @@ impl Engine {
         }
         let slots = self.table.in_use(name.daemon);
         let killed = self.table.was_killed(name);
-        let order = Order { config: &self.config, marker: &marker, slots, killed, public, cgroups: self.cgroups.as_ref() };
+        let order = Order { config: &self.config, sealed: &sealed, marker: &marker, slots, killed, public, cgroups: self.cgroups.as_ref() };
         let spawned = match spawn::spawn(order) {
             Ok(spawned) => spawned,
             Err(cause) => {
@@ -127,9 +125,21 @@ impl Engine {
         let pid = process.number();
         self.log_offsets.insert(name, spawned.log_offset);
         let reads = self.fingerprints.get(&name.daemon).copied().unwrap_or(0);
-        let start_time = crate::process::start_time(pid).unwrap_or(0);
-        self.watch_child(name, generation, Found { marker, pid, start_time, process, recorded: true }, false);
+        self.watch_child(name, generation, Found { marker, pid, start_time: 0, process, recorded: true }, false);
         Fact::Spawned { pid, incarnation, began, exec: spawned.exec, reads }
+    }
+
+    /// What a generation needs of ours: public listeners, an identity, the configuration.
+    fn means(&mut self, name: InstanceName) -> Result<(Copies, u64, Arc<OwnedFd>), Cause> {
+        let passing = |step: &'static str| move |e: io::Error| Cause::Spawn { text: format!("{step}: {e}"), permanent: false };
+        let public = self.listeners.copies(name.daemon).map_err(passing("copy listeners"))?;
+        let incarnation = spawn::nonce().map_err(passing("random number"))?;
+        let sealed = match self.sealed.take() {
+            Some(sealed) => sealed,
+            None => Arc::new(spawn::sealed(&self.config.json).map_err(passing("configuration descriptor"))?),
+        };
+        self.sealed = Some(sealed.clone());
+        Ok((public, incarnation, sealed))
     }
 
     fn note(&mut self, name: InstanceName, bad: bool, text: &str) {

@@ -115,6 +115,10 @@ impl Engine {
             started: self.first.is_none(),
             listeners: self.listeners.records(),
         };
+        // Asked for here, not between two births. A process that has ended meanwhile still tells: it is not reaped.
+        for child in self.children.values_mut().filter(|c| c.start_time == 0) {
+            child.start_time = crate::process::start_time(child.process.number()).unwrap_or(0);
+        }
         let children = &self.children;
         let rows = self.table.instances().map(|i| (i, children.get(&i.name).map_or(0, |c| c.start_time)));
         if let Err(err) = self.ledger.save(node, rows) {

@@ -70,6 +70,7 @@ impl Engine {
         self.table.reconfigure(new.spec.clone(), new.slots.clone());
         self.fingerprints = marks;
         self.config = new.into();
+        self.sealed = None;
         let mut message = summary(&changes, &behind);
         self.event(actor, "command", Cause::Reload, None, message.clone());
         let mut op = 0;

@@ -2,11 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use wk_proto::supervisor::v1 as pb;
 use wk_types::InstanceName;
 
 use crate::report;
+use writer::Writer;
+
+mod writer;
+
+/// How long last words may take.
+const FLUSH_WITHIN: Duration = Duration::from_millis(500);
 
 /// Colours; never the only carrier of a fact.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,11 +52,12 @@ impl Paint {
     }
 }
 
-/// Standard output of the supervisor.
+/// Standard output of the supervisor. Nothing here blocks; a drop waits a moment for what was said last.
 #[derive(Debug)]
 pub struct Console {
     paint: Paint,
     terminal: bool,
+    out: Writer,
     waiter: Option<File>,
 }
 
@@ -58,7 +66,10 @@ impl Console {
     #[must_use]
     pub fn new(no_color: bool, waiter: Option<File>) -> Self {
         let terminal = io::stdout().is_terminal();
-        Self { paint: Paint { on: terminal && !no_color }, terminal, waiter }
+        if let Some(Err(err)) = waiter.as_ref().map(|w| rustix::io::ioctl_fionbio(w, true)) {
+            tracing::debug!(%err, "a caller that does not read can hold us up");
+        }
+        Self { paint: Paint { on: terminal && !no_color }, terminal, out: Writer::new(io::stdout()), waiter }
     }
 
     /// Standard output is a terminal.
@@ -73,15 +84,18 @@ impl Console {
         rustix::termios::tcgetattr(io::stdout()).is_ok()
     }
 
-    /// One line or paragraph. A reader that is gone is not our problem: the node goes on.
+    /// One line or paragraph.
     pub fn line(&mut self, text: &str) {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{text}").and_then(|()| out.flush()).unwrap_or_default();
-        drop(out);
+        self.out.line(text.to_owned());
         self.to_waiter(text);
     }
 
-    /// Only to the caller that waits.
+    /// Waits a moment until all that was said is written: before an exec, whose thread has no others.
+    pub fn flush(&self) {
+        self.out.flush(FLUSH_WITHIN);
+    }
+
+    /// Only to the caller that waits. What a full pipe does not take is left out.
     pub fn to_waiter(&mut self, text: &str) {
         if let Some(waiter) = &mut self.waiter {
             writeln!(waiter, "{text}").unwrap_or_default();
@@ -142,5 +156,11 @@ impl Console {
         if let Some(mut waiter) = self.waiter.take() {
             writeln!(waiter, "exit {code}").unwrap_or_default();
         }
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.flush();
     }
 }

@@ -88,6 +88,7 @@ impl Engine {
 
     fn exec(&mut self) -> io::Error {
         self.record();
+        self.console.flush();
         let exec = || {
             let kept = self.kept()?;
             let state = kept.state()?;

@@ -1,8 +1,10 @@
 //! Rows of the fault catalogue that have no better place, against real processes.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use wk_proto::node::v1::node_table_client::NodeTableClient;
@@ -67,6 +69,20 @@ async fn row_25_a_daemon_writes_while_the_supervisor_stands_still() {
     node.signal_supervisor(Signal::SIGCONT);
     written.expect("16 MiB in its log");
     node.wait_back("worker.user@0", old.generation).await;
+}
+
+#[tokio::test]
+async fn row_26_output_that_nobody_reads_holds_up_nothing() {
+    let (reader, full) = std::io::pipe().unwrap();
+    let size = usize::try_from(fcntl(&full, FcntlArg::F_SETPIPE_SZ(4_096)).unwrap()).unwrap();
+    let mut full = std::fs::File::from(std::os::fd::OwnedFd::from(full));
+    full.write_all(&vec![b'.'; size]).unwrap();
+    let node = Plan::new("").spawn_on(full);
+    node.wait("ready", |s| s.overall == "ready").await;
+    let old = node.instance("worker.user@0").await;
+    node.signal("worker.user@0", Signal::SIGKILL).await;
+    node.wait_back("worker.user@0", old.generation).await;
+    drop(reader);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use wk_config::{ConfigError, Env, Inputs, JsonError, RuntimeError};
@@ -269,6 +270,7 @@ fn roles(config: &wk_config::Supervisor, uid: u32) -> Result<Policy, LoadError> 
 
 fn spec(config: &wk_config::Config) -> Spec {
     let mut spec = Spec::standard(config.supervisor.start_timeout);
+    spec.parallel = NonZeroU16::new(config.supervisor.start_parallelism);
     if config.workers.one_process {
         spec = spec.pools_together();
     }

@@ -1,6 +1,7 @@
 //! What a node consists of: daemons, their edges, deadlines and binaries.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use wk_node::graph;
@@ -89,6 +90,8 @@ pub struct Spec {
     pub daemons: BTreeMap<Daemon, DaemonSpec>,
     /// A stop of everything that has taken this long goes on with [`FAST_DEADLINE`].
     pub stop_timeout: Duration,
+    /// Processes that are on their way to ready at once; not set: all.
+    pub parallel: Option<NonZeroU16>,
 }
 
 /// The graph of requirements cannot be started.
@@ -148,7 +151,7 @@ impl Spec {
             (Worker(Pool::Push), worker(Pool::Push)),
             (PluginHost, DaemonSpec { oom_score: 900, ..plain("wk-plugin-host", PluginHost) }),
         ]);
-        Self { daemons, stop_timeout: STOP_TIMEOUT }
+        Self { daemons, stop_timeout: STOP_TIMEOUT, parallel: None }
     }
 
     /// The same node with all pools in the process of the user pool: fewer hops, and they die together.

@@ -51,7 +51,11 @@ impl Table {
             }
             rest if !wanted => *rest = Rest::Idle,
             _ if self.held.contains(&name) => {}
-            Rest::Idle => self.spawn(name),
+            Rest::Idle => {
+                if self.has_its_turn(room) {
+                    self.spawn(name);
+                }
+            }
             Rest::Backoff { until, cause } if *until <= now => {
                 match if instance.backoff.is_first() { Ok(()) } else { self.bucket.take(now) } {
                     Ok(()) => {
@@ -63,6 +67,16 @@ impl Table {
             }
             Rest::Backoff { .. } | Rest::Failed(_) => {}
         }
+    }
+
+    /// All are begun at once and told when what they require is ready; with a bound each is begun only then, so that none holds a place
+    /// while it waits for another.
+    fn has_its_turn(&self, room: Room) -> bool {
+        let coming = |i: &&Instance| match &i.run {
+            Some(run) => run.ending.is_none() && run.times.ready.is_none(),
+            None => matches!(i.rest, Rest::Spawning),
+        };
+        self.spec.parallel.is_none_or(|most| room.open && self.instances.values().filter(coming).count() < usize::from(most.get()))
     }
 
     fn spawn(&mut self, name: InstanceName) {

@@ -1,6 +1,7 @@
 //! The table against a model of the world: processes that obey, crash, hang and ignore.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -478,8 +479,8 @@ proptest! {
     /// Whatever happens, the rules of `Table::check` and of the world's own assertions hold; a stop of everything always ends, and a start
     /// after it, in a world that obeys again, always reaches Ready.
     #[test]
-    fn invariants_hold_and_the_node_can_always_be_stopped_and_started(steps in prop::collection::vec(step(), 1..60)) {
-        let mut world = World::new();
+    fn invariants_hold_and_the_node_can_always_be_stopped_and_started(steps in prop::collection::vec(step(), 1..60), parallel in 0u16..4) {
+        let mut world = World::of(Spec { parallel: NonZeroU16::new(parallel), ..Spec::standard(Duration::from_secs(60)) });
         world.start();
         for step in steps {
             world.play(step);

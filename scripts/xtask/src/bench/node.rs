@@ -38,7 +38,7 @@ impl BenchNode {
         let base = std::env::temp_dir().join(format!("wk-bench-{}", std::process::id()));
         fs::create_dir_all(&base).with_context(|| format!("create {}", base.display()))?;
         let file = dir.join("wukongim.yaml");
-        fs::write(&file, configuration(dir, &base, extra)).with_context(|| format!("write {}", file.display()))?;
+        fs::write(&file, configuration(dir, extra)).with_context(|| format!("write {}", file.display()))?;
         let told = base.join("notify");
         fs::remove_file(&told).ok();
         let ready = UnixDatagram::bind(&told).context("bind the readiness socket")?;
@@ -46,7 +46,7 @@ impl BenchNode {
         let log = File::create(dir.join("supervisor.out"))?;
         let mut command = Command::new(bin.join("wksupervisor"));
         // Measured is what was built for it, whatever the caller runs elsewhere.
-        command.args(["run", "--config"]).arg(&file).env("NOTIFY_SOCKET", &told).env("WK_BIN_DIR", bin);
+        command.args(["run", "--config"]).arg(&file).arg("--runtime").arg(&base).env("NOTIFY_SOCKET", &told).env("WK_BIN_DIR", bin);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let began = Instant::now();
         let supervisor = command.spawn().context("start wksupervisor")?;
@@ -141,13 +141,13 @@ impl Drop for BenchNode {
     }
 }
 
-fn configuration(dir: &Path, runtime: &Path, extra: &str) -> String {
-    let (data, base) = (dir.display(), runtime.display());
+fn configuration(dir: &Path, extra: &str) -> String {
+    let data = dir.display();
     // A mapping may stand once only: an extra `cluster:` replaces ours.
     let cluster = if extra.contains("cluster:") { "" } else { "cluster: {addr: \"127.0.0.1:0\"}\n" };
     format!(
         "mode: release\nrootDir: {data}\ndataDir: {data}/data\naddr: 127.0.0.1:0\nwsAddr: 127.0.0.1:0\nhttpAddr: 127.0.0.1:0\n\
-         manager: {{addr: \"127.0.0.1:0\"}}\n{cluster}supervisor: {{runtimeDir: {base}}}\n{extra}\n"
+         manager: {{addr: \"127.0.0.1:0\"}}\n{cluster}{extra}\n"
     )
 }
 
@@ -180,8 +180,8 @@ mod tests {
 
     #[test]
     fn an_extra_cluster_replaces_ours() {
-        let (dir, base) = (Path::new("/d"), Path::new("/r"));
-        assert_eq!(configuration(dir, base, "").matches("cluster:").count(), 1);
-        assert_eq!(configuration(dir, base, "cluster: {slotGroupCount: 4}").matches("cluster:").count(), 1);
+        let dir = Path::new("/d");
+        assert_eq!(configuration(dir, "").matches("cluster:").count(), 1);
+        assert_eq!(configuration(dir, "cluster: {slotGroupCount: 4}").matches("cluster:").count(), 1);
     }
 }

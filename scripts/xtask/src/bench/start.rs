@@ -11,7 +11,7 @@ use super::Bench;
 use super::messages::{Load, START_MESSAGES};
 use super::node::BenchNode;
 use super::proc::{cpu_of_all_ns, memory_bytes};
-use super::report::{as_f64, round};
+use super::report::{Series, as_f64, round};
 use crate::steps::spinner;
 
 /// Slot groups of `groups`.
@@ -39,13 +39,20 @@ impl Bench {
         Ok(outcome)
     }
 
-    /// Cold start to ready: empty, and after a clean stop with many messages.
+    /// Cold start to ready: empty, the same with one daemon after the other, and after a clean stop with many messages.
     pub(super) fn start(&self) -> anyhow::Result<Vec<Value>> {
-        let empty = self.series("start-empty", |_| self.on_node("start", &self.config, |node| Ok(started(node))))?;
+        let serially = format!("supervisor: {{startParallelism: 1}}\n{}", self.config);
+        let once = |config: &str| self.on_node("start", config, |node| Ok(node.start.as_secs_f64() * 1e3));
+        let (mut empty, mut serial) = (Series::new("start-empty"), Series::new("start-serial"));
+        for _ in 0..self.runs {
+            let (at_once, in_turn) = (once(&self.config)?, once(&serially)?);
+            empty.add(json!({"start_ms": round(at_once)}))?;
+            serial.add(json!({"start_ms": round(in_turn), "at_once_of_it": round(at_once / in_turn)}))?;
+        }
         let dir = self.folder("start-full");
         let full = self.start_full(&dir);
         remove(&dir)?;
-        Ok(vec![empty, full?])
+        Ok(vec![empty.finish()?, serial.finish()?, full?])
     }
 
     fn start_full(&self, dir: &Path) -> anyhow::Result<Value> {

@@ -36,7 +36,7 @@ const fn high(name: &'static str, (bench, field): (&'static str, &'static str), 
     Measure { name, bench, field, unit, good: Good::High, required, goal }
 }
 
-const MEASURES: [Measure; 19] = [
+const MEASURES: [Measure; 20] = [
     low("durable message, 1,000 connections: server CPU", ("send", "server_cpu_us"), "µs", 35.0, 22.0),
     high("the same: messages a second", ("send", "rate_per_s"), "/s", 15_000.0, 30_000.0),
     low("64 in flight: SENDACK p50", ("latency-64", "p50_ms"), "ms", 5.0, 1.5),
@@ -48,6 +48,7 @@ const MEASURES: [Measure; 19] = [
     low("user memory of an idle connection, WebSocket", ("idle-ws", "bytes_per_connection"), "B", 10_240.0, 6_144.0),
     high("idle connections at a descriptor limit of 20,000", ("connections", "connections"), "", 18_000.0, 50_000.0),
     low("cold start, empty", ("start-empty", "start_ms"), "ms", 500.0, 120.0),
+    low("the same against one daemon after the other", ("start-serial", "at_once_of_it"), "x", 0.7, 0.7),
     low("cold start, 1,000,000 messages in 10,000 channels", ("start-full", "start_ms"), "ms", 500.0, 250.0),
     low("1,024 slot groups: start to all leaders", ("groups", "start_ms"), "ms", 2_000.0, 500.0),
     low("the same: idle CPU of the node", ("groups", "idle_cpu_percent"), "%", 30.0, 2.0),

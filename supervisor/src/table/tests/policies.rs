@@ -117,3 +117,22 @@ fn row_41_a_changed_policy_holds_for_who_was_started_before_it() {
     world.turn();
     assert_eq!(world.state(at(API)), State::Draining, "told by the kernel, whatever holds now");
 }
+
+#[test]
+fn a_bounded_start_begins_who_can_get_ready_and_no_more_at_once() {
+    let begun = |parallel| {
+        let mut world = World::of(Spec { parallel: NonZeroU16::new(parallel), ..Spec::standard(Duration::from_secs(60)) });
+        world.mute = vec![at(Daemon::Cluster), at(Daemon::Gateway)];
+        world.start();
+        let first = world.live.len();
+        world.fact(at(Daemon::Cluster), Fact::Serving(true));
+        let second: Vec<Daemon> = world.live.keys().map(|n| n.daemon).collect();
+        world.fact(at(Daemon::Gateway), Fact::Serving(true));
+        assert_eq!(world.table.overall(), Overall::Ready, "{parallel}");
+        (first, second)
+    };
+    assert_eq!(begun(0).0, 7, "all at once");
+    for parallel in [1, 5] {
+        assert_eq!(begun(parallel), (1, vec![Daemon::Cluster, Daemon::Gateway]), "nobody is begun who would wait for another");
+    }
+}

@@ -187,6 +187,8 @@ section! {
         stop_timeout: Duration = s(75), "stopTimeout", ms(100)..=h(1);
         /// Attempts after a failed start. Default 0.
         start_retries: u16 = 0, "startRetries", 0..=100;
+        /// Processes that are on their way to ready at once, each begun when what it requires is ready; 0: all, and at once. Default 0.
+        start_parallelism: u16 = 0, "startParallelism", 0..=1000;
         /// Control groups (v2) for the daemons: `auto` (those that systemd delegates), `off`, or a folder of the tree. Default auto.
         cgroup: String = "auto".into(), "cgroup";
         /// Events as entries of the systemd journal: `auto` (when systemd runs the supervisor), `off`, or the path of a journal's socket. Default auto.

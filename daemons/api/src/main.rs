@@ -13,6 +13,5 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    wk_lifecycle::run(wk_api::service::SPEC, &cli.args, wk_api::service::run)
+    wk_lifecycle::with_cli(|cli: Cli| wk_lifecycle::run(wk_api::service::SPEC, &cli.args, wk_api::service::run))
 }

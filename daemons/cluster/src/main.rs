@@ -13,5 +13,5 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    wk_lifecycle::run(wk_cluster::service::SPEC, &Cli::parse().args, wk_cluster::service::run)
+    wk_lifecycle::with_cli(|cli: Cli| wk_lifecycle::run(wk_cluster::service::SPEC, &cli.args, wk_cluster::service::run))
 }

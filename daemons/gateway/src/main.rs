@@ -14,5 +14,5 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    wk_lifecycle::run(service::SPEC, &Cli::parse().args, service::run)
+    wk_lifecycle::with_cli(|cli: Cli| wk_lifecycle::run(service::SPEC, &cli.args, service::run))
 }

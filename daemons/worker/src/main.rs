@@ -22,7 +22,8 @@ fn pool(name: &str) -> Result<Pool, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let pools = service::distinct(&cli.pool);
-    wk_lifecycle::run(service::spec(&pools), &cli.args, |context| service::run(context, pools))
+    wk_lifecycle::with_cli(|cli: Cli| {
+        let pools = service::distinct(&cli.pool);
+        wk_lifecycle::run(service::spec(&pools), &cli.args, |context| service::run(context, pools))
+    })
 }

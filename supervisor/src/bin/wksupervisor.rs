@@ -16,13 +16,13 @@ use wk_supervisor::service::{self, Options};
 
 const EXIT_CODES: &str = "Exit codes:
   0    clean stop; check: nothing would keep the node from running
-  2    wrong command line
+  64   wrong command line
   70   internal error, or processes that could not be killed
   75   another supervisor has this node
   77   not permitted
   78   configuration refused; check: something would keep the node from running
   100  the first start failed and was rolled back
-  101  a crash loop was escalated";
+  101  a crash loop lasted for supervisor.daemons.<name>.escalateAfter";
 
 /// Where installed units lie, those of the administrator first.
 const UNITS: [&str; 5] =
@@ -117,7 +117,15 @@ fn say(text: &str) -> u8 {
 
 fn main() -> ExitCode {
     let env = Env::process();
-    let ran = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(message) => {
+            // Nobody is left to be told when the stream is closed. Help and version, when asked for, are no mistake.
+            message.print().unwrap_or_default();
+            return ExitCode::from(if message.use_stderr() { service::EXIT_USAGE } else { 0 });
+        }
+    };
+    let ran = match command {
         Command::Run { source: SourceArgs { config, data, runtime }, replace, detach_notify_fd } => {
             let source = Source { file: config, data, runtime, strict: false };
             service::run(Options { source, replace, notify_fd: detach_notify_fd }, &env)

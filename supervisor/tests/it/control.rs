@@ -16,6 +16,17 @@ async fn a_second_supervisor_is_refused_with_the_pid_of_the_first() {
 }
 
 #[tokio::test]
+async fn a_wrong_command_line_has_the_code_that_systemd_does_not_restart() {
+    let run = |words: &'static [&'static str]| tokio::process::Command::new(env!("CARGO_BIN_EXE_wksupervisor")).args(words).output();
+    for wrong in [&["nonsense"] as &[&str], &["run", "--nonsense"], &[]] {
+        let output = run(wrong).await.unwrap();
+        assert!(output.status.code() == Some(64) && !output.stderr.is_empty(), "{wrong:?}: {output:?}");
+    }
+    let help = run(&["--help"]).await.unwrap();
+    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("64   wrong command line"), "{help:?}");
+}
+
+#[tokio::test]
 async fn status_has_three_forms_and_knows_its_names() {
     let node = Node::start().await;
     let table = node.must_wkctl(&["status"]).await;

@@ -64,3 +64,10 @@ async fn a_supervised_launch_waits_for_activation() {
     let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
     assert_eq!(timeout(DEADLINE, ended).await.unwrap().unwrap().code(), Some(0));
 }
+
+/// Its code is one that nobody restarts; so it is for the other daemons, which read their command line with the same helper.
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    let code = |word: &str| Command::new(env!("CARGO_BIN_EXE_wk-plugin-host")).arg(word).output().unwrap().status.code();
+    assert_eq!((code("--nonsense"), code("--version")), (Some(64), Some(0)));
+}

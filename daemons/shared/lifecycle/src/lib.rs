@@ -1,6 +1,6 @@
 //! Life of a daemon process: passed descriptors, readiness, drain, exit codes.
 //!
-//! [`run()`] is the whole `main` of a daemon. Order: arguments and environment → descriptors and configuration ([`Launch`]) → logs → panic hook
+//! [`run()`] behind [`with_cli`] is the whole `main` of a daemon. Order: arguments and environment → descriptors and configuration ([`Launch`]) → logs → panic hook
 //! → current-thread runtime → health, lifecycle and admin services on the socket `health` → the daemon's own service function with a
 //! [`Context`] → SIGTERM cancels the shutdown token → the function drains and returns → exit code.
 //!
@@ -22,7 +22,7 @@ mod panic;
 mod rpc;
 mod run;
 
-pub use args::Args;
+pub use args::{Args, with_cli};
 pub use context::{Context, InFlight, Phase};
 pub use exit::{Exit, Failure, OrExit};
 pub use fd::{FdError, NamedFds, sealed_text};

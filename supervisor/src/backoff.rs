@@ -16,6 +16,9 @@ pub struct Backoff {
     crashes: u32,
     last_delay: Duration,
     recent: VecDeque<Time>,
+    /// In a crash loop since then.
+    #[serde(default)]
+    looping: Option<Time>,
 }
 
 /// What happened just before a crash.
@@ -34,9 +37,8 @@ pub struct Crash {
 impl Backoff {
     /// Counts a crash and says how long to wait.
     pub fn on_crash(&mut self, crash: Crash) -> Duration {
-        let stable = BACKOFF_RESET.max(self.last_delay * 2);
-        if crash.ready_for.is_some_and(|ready| ready >= stable) {
-            self.crashes = 0;
+        if crash.ready_for.is_some_and(|ready| ready >= self.stable()) {
+            self.settle();
         }
         self.crashes = self.crashes.saturating_add(1 + u32::from(crash.heavy));
         if crash.ready_for.is_none() {
@@ -45,6 +47,10 @@ impl Backoff {
         self.recent.push_back(crash.at);
         if self.recent.len() > CRASH_LOOP_COUNT {
             self.recent.pop_front();
+        }
+        let near = self.recent.front().is_some_and(|first| crash.at.saturating_sub(*first) < CRASH_LOOP_WINDOW);
+        if near && self.recent.len() == CRASH_LOOP_COUNT {
+            self.looping.get_or_insert(crash.at);
         }
         self.last_delay = delay(self.crashes);
         jittered(self.last_delay, crash.jitter)
@@ -55,10 +61,26 @@ impl Backoff {
         *self = Self::default();
     }
 
-    /// Five crashes within a minute, the last of them within the last minute.
+    /// Since when it is in a crash loop: five crashes within a minute, and since then no stable time in Ready. The growing pauses do not end it.
     #[must_use]
-    pub fn crash_loop(&self, now: Time) -> bool {
-        self.recent.len() == CRASH_LOOP_COUNT && self.recent.front().is_some_and(|first| now.saturating_sub(*first) < CRASH_LOOP_WINDOW)
+    pub fn crash_loop(&self) -> Option<Time> {
+        self.looping
+    }
+
+    /// When the crash loop is over, if the generation that is ready since then stays so.
+    #[must_use]
+    pub fn crash_loop_end(&self, ready_since: Option<Time>) -> Option<Time> {
+        self.looping.and(ready_since).map(|ready| ready + self.stable())
+    }
+
+    /// The time of [`Self::crash_loop_end`] has come.
+    pub fn settle(&mut self) {
+        (self.crashes, self.looping) = (0, None);
+    }
+
+    /// Time in Ready after which earlier crashes count no more.
+    fn stable(&self) -> Duration {
+        BACKOFF_RESET.max(self.last_delay * 2)
     }
 
     /// Crashes that count for the next pause.
@@ -116,6 +138,10 @@ impl RestartBucket {
 mod tests {
     use super::*;
 
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
     fn crash(at: u64, ready_for: Option<u64>) -> Crash {
         Crash { at: Duration::from_secs(at), ready_for: ready_for.map(Duration::from_secs), heavy: false, jitter: 0.0 }
     }
@@ -153,11 +179,17 @@ mod tests {
         let mut backoff = Backoff::default();
         for n in 0..4 {
             backoff.on_crash(crash(n, Some(1)));
-            assert!(!backoff.crash_loop(Duration::from_secs(n)));
+            assert_eq!(backoff.crash_loop(), None);
         }
         backoff.on_crash(crash(5, Some(1)));
-        assert!(backoff.crash_loop(Duration::from_secs(5)));
-        assert!(!backoff.crash_loop(Duration::from_secs(100)));
+        assert_eq!((backoff.crash_loop(), backoff.crash_loop_end(None)), (Some(s(5)), None));
+        // At the cap only two crashes fit into a minute: it is the same loop.
+        for n in 1..10 {
+            backoff.on_crash(crash(5 + 30 * n, Some(1)));
+        }
+        assert_eq!((backoff.crash_loop(), backoff.crash_loop_end(Some(s(290)))), (Some(s(5)), Some(s(350))));
+        backoff.on_crash(crash(400, Some(61)));
+        assert_eq!((backoff.crash_loop(), backoff.crash_loop_end(Some(s(400)))), (None, None), "it was stable in between");
     }
 
     #[test]

@@ -283,6 +283,7 @@ fn spec(config: &wk_config::Config) -> Spec {
         spec.hard_stop = policy.hard_stop_timeout.or(spec.hard_stop);
         spec.max_restarts = policy.max_restarts;
         spec.unready_restart = policy.unready_restart;
+        spec.escalate_after = policy.escalate_after;
         spec.orphans = match policy.orphans {
             wk_config::Orphans::Adopt => Orphans::Adopt,
             wk_config::Orphans::Kill => Orphans::Kill,

@@ -4,6 +4,7 @@ mod act;
 mod book;
 mod command;
 mod end;
+mod escalate;
 mod first;
 mod inherit;
 #[cfg(test)]
@@ -205,6 +206,8 @@ pub struct Engine {
     passed: Passed,
     first: Option<First>,
     leave: bool,
+    /// A crash loop is why it leaves.
+    escalated: bool,
     stop_signals: u32,
     exit: Option<u8>,
 }
@@ -286,6 +289,7 @@ impl Engine {
             passed: Passed::default(),
             first: None,
             leave: false,
+            escalated: false,
             stop_signals: 0,
             exit: None,
         };
@@ -322,7 +326,8 @@ impl Engine {
         loop {
             self.turn();
             if let Some(code) = self.exit {
-                if code == 0
+                // After an orderly end, whatever made it end, there is nothing to be taken over.
+                if (code == 0 || self.escalated)
                     && let Err(err) = self.ledger.remove()
                 {
                     tracing::warn!(%err, "record of the children not removed");

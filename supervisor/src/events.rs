@@ -25,6 +25,9 @@ use crate::metrics::Counters;
 use fold::Fold;
 pub use journal::Journal;
 
+/// Kind of an event about a crash loop as a whole; its crashes are states of their own.
+pub const KIND_CRASH_LOOP: &str = "crash-loop";
+
 /// Why something happened. A closed set: the word is part of the JSON schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {

@@ -30,6 +30,7 @@ pub struct Counters {
     signals: CounterVec,
     escalations: CounterVec,
     misses: CounterVec,
+    loops: CounterVec,
     start_seconds: HistogramGrid,
     stop_seconds: HistogramVec,
     op_seconds: HistogramGrid,
@@ -69,6 +70,7 @@ impl Default for Counters {
             signals: page.counter_vec("wk_supervisor_signals_total", "Signals sent to daemons.", "signal", &SIGNALS),
             escalations: of_daemons("wk_supervisor_kill_escalations_total", "SIGKILLs after a milder signal did not end a daemon in time."),
             misses: of_daemons("wk_supervisor_health_misses_total", "Liveness checks and probes that were not answered."),
+            loops: of_daemons("wk_supervisor_crash_loops_total", "Instances that entered a crash loop."),
             start_seconds: page.histogram_grid("wk_supervisor_start_seconds", start, &START_BUCKETS_S, daemon, ("phase", &PHASES)),
             stop_seconds: page.histogram_vec("wk_supervisor_stop_seconds", "Ordered ends, first signal to exit.", &OP_BUCKETS_S, daemon),
             op_seconds: page.histogram_grid(
@@ -104,6 +106,11 @@ impl Counters {
     /// Counts a crash.
     pub fn crash(&self, cause: &Cause) {
         self.crashes.at(index_of(cause)).inc();
+    }
+
+    /// Counts an instance that entered a crash loop.
+    pub fn crash_loop(&self, daemon: Daemon) {
+        self.loops.at(index(daemon)).inc();
     }
 
     /// Counts what the table has measured.

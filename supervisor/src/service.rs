@@ -53,6 +53,9 @@ pub const EXIT_CONFIG: u8 = 78;
 /// First start failed and was rolled back.
 pub const EXIT_START_FAILED: u8 = 100;
 
+/// A crash loop ended the node.
+pub const EXIT_ESCALATED: u8 = 101;
+
 /// Socket for `wkctl`, in the runtime folder.
 const CONTROL: &str = "control.sock";
 /// Socket for the daemons, beside it.

@@ -40,6 +40,8 @@ pub struct DaemonSpec {
     pub max_restarts: u32,
     /// Set: ended and restarted when it has said for this long that it cannot take work.
     pub unready_restart: Option<Duration>,
+    /// Set: a crash loop of it that lasts for this long ends the node.
+    pub escalate_after: Option<Duration>,
     /// What becomes of it when we die.
     pub orphans: Orphans,
     /// Bounds by its control group, where there is one.
@@ -128,6 +130,7 @@ impl Spec {
             restart: RestartPolicy::Always,
             max_restarts: 0,
             unready_restart: None,
+            escalate_after: None,
             orphans: Orphans::Adopt,
             limits: Limits::default(),
             files_max: None,

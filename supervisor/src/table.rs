@@ -21,6 +21,7 @@ use crate::timing::Timing;
 mod command;
 mod converge;
 mod describe;
+mod escalate;
 mod facts;
 mod instance;
 mod mark;
@@ -143,6 +144,10 @@ pub enum Action {
     },
     /// A crash, for the counters.
     Crashed(InstanceName, Cause),
+    /// This crash made it a crash loop.
+    Looping(InstanceName, Cause),
+    /// By its policy the crash loop of this instance ends the node.
+    Escalate(InstanceName),
     /// For the metrics.
     Measured(InstanceName, Measure),
     /// An instance entered another state.
@@ -169,6 +174,8 @@ pub struct Table {
     bucket: RestartBucket,
     rng: u64,
     timing: Option<Timing>,
+    /// An escalation was ordered.
+    escalated: bool,
     out: Vec<Action>,
 }
 
@@ -192,6 +199,7 @@ impl Table {
             bucket: RestartBucket::default(),
             rng: seed | 1,
             timing: None,
+            escalated: false,
             out: Vec::new(),
         };
         table.share_all();
@@ -233,6 +241,7 @@ impl Table {
             self.hurry_late(now);
             self.deadlines(now);
             self.unready(now);
+            self.loops(now);
             for daemon in Daemon::ALL {
                 self.converge_all(now, daemon);
             }
@@ -265,7 +274,8 @@ impl Table {
             .chain(self.ops.iter().filter_map(Op::deadline))
             .chain(self.next_look())
             .chain(self.shift_deadline())
-            .chain(self.next_unready());
+            .chain(self.next_unready())
+            .chain(self.next_loop());
         runs.chain(others).min()
     }
 

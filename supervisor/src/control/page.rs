@@ -25,6 +25,8 @@ impl Shared {
         let gauge = |name: &str, help: &str, value: String| format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
         let mut page = gauge("wk_supervisor_instance_ready", "1 when the instance is Ready.", ready.to_string());
         page += &gauge("wk_supervisor_instance_restarts", "Crashes since the supervisor started.", view.restarts.to_string());
+        let looping = u8::from(view.crash_loop).to_string();
+        page += &gauge("wk_supervisor_instance_crash_loop", "1 while the instance is in a crash loop.", looping);
         let pause = view.next_attempt.unwrap_or_default().as_secs_f64();
         page += &gauge("wk_supervisor_backoff_seconds", "Until the next attempt of an instance that crashed.", format!("{pause:.3}"));
         page += "# HELP wk_supervisor_instance_state 1 for the state that the instance is in.\n# TYPE wk_supervisor_instance_state gauge\n";

@@ -11,6 +11,7 @@ use super::json;
 use super::text::wall;
 use super::{EXIT_UNKNOWN, Failure};
 use crate::console::Paint;
+use crate::events::KIND_CRASH_LOOP;
 use crate::names;
 
 /// Columns of names in logs: those of most instances.
@@ -63,7 +64,7 @@ pub(super) fn line(event: &pb::Event, paint: Paint) -> String {
             let text = if event.text.is_empty() { String::new() } else { format!(": {}", event.text) };
             format!("{} → {to} ({}){text}", event.from, event.cause)
         }
-        "denied" => paint.bad(&event.text),
+        "denied" | KIND_CRASH_LOOP => paint.bad(&event.text),
         _ => event.text.clone(),
     };
     let actor = if event.actor.is_empty() { String::new() } else { format!("  [{}]", event.actor) };

@@ -86,6 +86,11 @@ impl Engine {
             }
             Action::Note { instance, bad, text } => self.note(instance, bad, &text),
             Action::Crashed(_, cause) => self.counters.crash(&cause),
+            Action::Looping(name, cause) => self.looping(name, &cause),
+            Action::Escalate(name) => {
+                self.escalate(name);
+                return Some(());
+            }
             Action::Measured(name, measure) => self.counters.measure(name.daemon, &measure),
             Action::Moved(moved) => self.moved(*moved),
         }
@@ -205,7 +210,7 @@ impl Engine {
                 _ => self.retry_or_leave(),
             }
         } else if self.leave && self.table.is_down() {
-            self.exit = Some(0);
+            self.exit = Some(self.end_code());
         } else if self.leave && code == 70 {
             self.exit = Some(crate::service::EXIT_CHILDREN_LEFT);
         }
@@ -227,7 +232,13 @@ impl Engine {
 fn is_word(action: &Action) -> bool {
     matches!(
         action,
-        Action::OpText { .. } | Action::OpEnd(..) | Action::Note { .. } | Action::Crashed(..) | Action::Measured(..) | Action::Moved(_)
+        Action::OpText { .. }
+            | Action::OpEnd(..)
+            | Action::Note { .. }
+            | Action::Crashed(..)
+            | Action::Looping(..)
+            | Action::Measured(..)
+            | Action::Moved(_)
     )
 }
 

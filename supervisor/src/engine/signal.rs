@@ -40,7 +40,7 @@ impl Engine {
         self.first = None;
         self.notifier.stopping();
         if self.table.is_down() {
-            self.exit = Some(0);
+            self.exit = Some(self.end_code());
             return;
         }
         let flags = Flags { fast: self.stop_signals == 2, now: self.stop_signals > 2, ..Default::default() };

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use wk_config::Env;
 use wk_proto::supervisor::v1 as pb;
 
+use super::KIND_CRASH_LOOP;
+
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// Name that the entries appear under, as do lines of standard output.
@@ -27,6 +29,8 @@ enum Kind {
     Crash,
     /// An instance is not restarted, or cannot be killed.
     GivenUp,
+    /// An instance entered a crash loop, or its loop ends the node.
+    Loop,
     /// An operation began or ended.
     Operation,
     /// An operator's command.
@@ -43,6 +47,7 @@ impl Kind {
             ("state", "backoff") => Self::Crash,
             ("state", "failed" | "stuck") => Self::GivenUp,
             ("state", _) => Self::State,
+            (KIND_CRASH_LOOP, _) => Self::Loop,
             ("operation", _) => Self::Operation,
             ("command", _) => Self::Command,
             ("denied", _) => Self::Denied,
@@ -55,6 +60,7 @@ impl Kind {
             Self::State => "56d289f2546c4440b6c2721749e1020b",
             Self::Crash => "31f4dddc3b3c45dbb8c5ba3e72d99437",
             Self::GivenUp => "05386694fb424c04b464b9d51e0c6384",
+            Self::Loop => "7b94003ebbdf4a5aac811544de5c6c94",
             Self::Operation => "1c981e9661294bd898c1b130b7ffe5f3",
             Self::Command => "853a4bf8e3184dba9aebf2e6df9c171c",
             Self::Denied => "179ec852e32c42f0ac828a3a6da36308",
@@ -66,7 +72,7 @@ impl Kind {
 /// As in syslog: 3 someone must act, 4 handled, 5 by order, 6 life cycle.
 fn priority(event: &pb::Event) -> u8 {
     match Kind::of(event) {
-        Kind::GivenUp => 3,
+        Kind::GivenUp | Kind::Loop => 3,
         Kind::Crash if event.cause == "oom" => 3,
         Kind::Crash | Kind::Denied => 4,
         Kind::State if matches!(event.to.as_str(), "degraded" | "suspect" | "stopping") => 4,
@@ -235,7 +241,8 @@ mod tests {
     #[test]
     fn the_worse_the_lower() {
         let of = |kind, to, cause: &str| priority(&pb::Event { cause: cause.into(), ..event(kind, to, "") });
-        assert_eq!((of("state", "failed", "exit"), of("state", "backoff", "oom"), of("state", "backoff", "exit")), (3, 3, 4));
+        assert_eq!((of("state", "failed", "exit"), of("state", "backoff", "oom"), of("crash-loop", "", "exit")), (3, 3, 3));
+        assert_eq!(of("state", "backoff", "exit"), 4);
         assert_eq!((of("denied", "", "denied"), of("operation", "", "stop"), of("state", "ready", "serving")), (4, 5, 6));
     }
 
@@ -244,7 +251,7 @@ mod tests {
     fn the_catalog_names_the_same_ids() {
         let catalog = include_str!("../../../systemd/wukongim.catalog");
         let mut named: Vec<&str> = catalog.lines().filter_map(|l| l.strip_prefix("-- ")).map(str::trim).collect();
-        let all = [Kind::State, Kind::Crash, Kind::GivenUp, Kind::Operation, Kind::Command, Kind::Denied, Kind::Supervisor];
+        let all = [Kind::State, Kind::Crash, Kind::GivenUp, Kind::Loop, Kind::Operation, Kind::Command, Kind::Denied, Kind::Supervisor];
         let mut ids: Vec<&str> = all.into_iter().map(Kind::id).collect();
         named.sort_unstable();
         ids.sort_unstable();

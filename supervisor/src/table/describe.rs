@@ -174,7 +174,7 @@ impl Table {
             restarts: instance.restarts,
             last_restart: instance.last_restart.map(|at| now.saturating_sub(at)),
             why,
-            crash_loop: instance.backoff.crash_loop(now),
+            crash_loop: instance.backoff.crash_loop().is_some(),
             wanted: self.wanted(name),
             adopted: run.is_some_and(|r| r.adopted),
             held: self.held.contains(&name),
@@ -252,7 +252,7 @@ impl Table {
             Rest::Backoff { cause, .. } if held => format!("{cause}; `wkctl unhold` starts it"),
             Rest::Backoff { until, cause } => {
                 let wait = until.saturating_sub(now).as_secs_f64();
-                let flag = if instance.backoff.crash_loop(now) { "; crash loop" } else { "" };
+                let flag = if instance.backoff.crash_loop().is_some() { "; crash loop" } else { "" };
                 format!("{cause}; next try in {wait:.1} s{flag}")
             }
             Rest::Failed(cause) => format!("{cause}; not restarted, `wkctl start` tries again"),

@@ -134,6 +134,7 @@ impl Table {
         if ready_for.is_none() {
             instance.start_crashes += 1;
         }
+        let before = instance.backoff.crash_loop();
         let delay = instance.backoff.on_crash(Crash { at: now, ready_for, heavy: cause.heavy(), jitter });
         let given_up = cause.permanent() || self.spec.daemons.get(&name.daemon).is_some_and(|s| s.gives_up(&cause, instance.restarts));
         let (text, rest) = if given_up {
@@ -143,7 +144,11 @@ impl Table {
             (text, Rest::Backoff { until: now + delay, cause: cause.clone() })
         };
         instance.rest = rest;
+        let looping = instance.backoff.crash_loop().is_some() && before.is_none();
         self.note(name, true, text);
+        if looping {
+            self.out.push(Action::Looping(name, cause.clone()));
+        }
         self.out.push(Action::Crashed(name, cause));
         self.observe_one(now, name);
     }

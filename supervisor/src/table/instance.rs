@@ -343,6 +343,11 @@ impl Instance {
         self.run.as_ref().is_some_and(Run::ready)
     }
 
+    /// When its crash loop is over, as things are.
+    pub(super) fn crash_loop_end(&self) -> Option<Time> {
+        self.backoff.crash_loop_end(self.run.as_ref().and_then(|r| r.times.ready))
+    }
+
     /// A process exists or is being made.
     #[must_use]
     pub fn live(&self) -> bool {

@@ -42,6 +42,9 @@ struct World {
     work: u64,
     /// Do not meet any epoch of the node table.
     behind: Vec<InstanceName>,
+    /// Entered a crash loop; whose loop ends the node.
+    looping: Vec<InstanceName>,
+    escalated: Vec<InstanceName>,
 }
 
 mod shares;
@@ -77,6 +80,8 @@ impl World {
             undying: Vec::new(),
             work: 0,
             behind: Vec::new(),
+            looping: Vec::new(),
+            escalated: Vec::new(),
         }
     }
 
@@ -200,6 +205,8 @@ impl World {
                 self.turn();
             }
             Action::OpEnd(_, end) => self.ended.push(*end),
+            Action::Looping(name, _) => self.looping.push(name),
+            Action::Escalate(name) => self.escalated.push(name),
             Action::Probe(..)
             | Action::OpText { .. }
             | Action::Note { .. }

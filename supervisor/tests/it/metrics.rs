@@ -118,3 +118,22 @@ async fn liveness_is_timed_and_its_misses_are_counted() {
     };
     tokio::time::timeout(std::time::Duration::from_secs(60), checked).await.expect("a liveness check within a minute");
 }
+
+/// `design/supervisor.md` §4.4: a crash loop raises an event, a metric and the flag of status.
+#[tokio::test]
+async fn a_crash_loop_is_counted_and_shown() {
+    let node = Node::start().await;
+    let daemon = [("daemon", "worker.push")];
+    let instance = [("instance", "worker.push@0")];
+    let before = page(&node).await;
+    assert_eq!(value(&before, "wk_supervisor_crash_loops_total", &daemon), 0.0);
+    assert_eq!(value(&before, "wk_supervisor_instance_crash_loop", &instance), 0.0);
+    node.fault("worker.push@0", "crash=1");
+    node.signal("worker.push@0", Signal::SIGKILL).await;
+    node.wait_instance("worker.push@0", "in a crash loop", |i| i.crash_loop).await;
+    let now = page(&node).await;
+    assert_eq!(value(&now, "wk_supervisor_crash_loops_total", &daemon), 1.0);
+    assert_eq!(value(&now, "wk_supervisor_instance_crash_loop", &instance), 1.0);
+    let events = node.must_wkctl(&["events", "-o", "json", "worker.push"]).await;
+    assert_eq!(events.matches(r#""kind":"crash-loop""#).count(), 1, "{events}");
+}

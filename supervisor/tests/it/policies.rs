@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use wk_proto::node::v1::State;
 
 use crate::node::Plan;
@@ -42,4 +43,22 @@ async fn row_11_without_a_policy_it_is_left_alone() {
     node.wait_instance("api@0", "degraded", |i| i.state() == State::Degraded).await;
     let changed = node.wait_instance("api@0", "restarted", |i| i.generation > 1);
     assert!(tokio::time::timeout(Duration::from_secs(1), changed).await.is_err());
+}
+
+#[tokio::test]
+async fn a_crash_loop_ends_the_node_with_101_where_the_policy_says_so() {
+    let mut node = Plan::new("supervisor:\n  daemons:\n    api: {escalateAfter: 200ms}").spawn();
+    node.wait("ready", |s| s.overall == "ready").await;
+    node.fault("api@0", "crash=1");
+    node.signal("api@0", Signal::SIGKILL).await;
+    assert_eq!(node.exit().await.code(), Some(101), "{}", node.out());
+    assert!(node.out().contains("supervisor.daemons.api.escalateAfter"), "{}", node.out());
+    assert!(node.leftovers().is_empty() && !node.runtime().join("state").exists(), "{:?}", node.leftovers());
+    let events = std::fs::read_to_string(node.dir().join("logs/events.jsonl")).unwrap();
+    let told: Vec<&str> = events.lines().filter(|l| l.contains(r#""kind":"crash-loop""#)).collect();
+    assert!(told.len() == 2 && told[0].contains("5 crashes within 60 s") && told[1].contains("the node ends"), "{told:#?}");
+    // Whoever starts it again gets the whole node.
+    std::fs::remove_file(node.dir().join("faults/api@0")).unwrap();
+    node.spawn_supervisor();
+    node.wait("ready", |s| s.overall == "ready").await;
 }

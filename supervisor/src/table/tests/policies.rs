@@ -136,3 +136,48 @@ fn a_bounded_start_begins_who_can_get_ready_and_no_more_at_once() {
         assert_eq!(begun(parallel), (1, vec![Daemon::Cluster, Daemon::Gateway]), "nobody is begun who would wait for another");
     }
 }
+
+/// Crashes the api whenever it runs, for so many seconds.
+fn crash_for(world: &mut World, seconds: u64) {
+    for _ in 0..seconds * 2 {
+        world.die(API, Exit::Code(1));
+        world.pass(500);
+    }
+}
+
+#[test]
+fn row_15_a_crash_loop_is_told_once_and_is_over_after_a_stable_minute() {
+    let mut world = World::new();
+    world.start();
+    crash_for(&mut world, 400);
+    let view = world.table.view(world.now, at(API)).unwrap();
+    assert!(view.crash_loop && world.looping == [at(API)], "also where the pauses have grown to half a minute: {:?}", world.looping);
+    world.pass(40_000);
+    assert_eq!(world.state(at(API)), State::Ready);
+    assert!(world.table.view(world.now, at(API)).unwrap().crash_loop, "it was not stable yet");
+    world.pass(60_000);
+    assert!(!world.table.view(world.now, at(API)).unwrap().crash_loop);
+    crash_for(&mut world, 10);
+    assert_eq!((world.looping.len(), world.escalated.len()), (2, 0), "another loop; no policy says that it ends the node");
+}
+
+#[test]
+fn a_crash_loop_ends_the_node_where_the_policy_says_so() {
+    let mut world = World::of(with_policy(|d| d.escalate_after = Some(Duration::from_secs(100))));
+    world.start();
+    crash_for(&mut world, 90);
+    assert_eq!(world.escalated, []);
+    crash_for(&mut world, 30);
+    assert_eq!(world.escalated, [at(API)]);
+    crash_for(&mut world, 100);
+    assert_eq!(world.escalated.len(), 1, "once");
+    // Whoever recovers, or is held, does not end it.
+    let mut world = World::of(with_policy(|d| d.escalate_after = Some(Duration::from_secs(100))));
+    world.start();
+    crash_for(&mut world, 10);
+    world.pass(400_000);
+    crash_for(&mut world, 10);
+    world.table.hold(&["api".to_owned()]).unwrap();
+    world.pass(400_000);
+    assert_eq!((world.looping.len(), world.escalated.len()), (2, 0));
+}

@@ -244,6 +244,9 @@ section! {
         max_restarts: u32 = 0, "maxRestarts";
         /// Restart of a daemon that has said for this long that it cannot take work, while all it requires is ready; not set: it is left alone.
         unready_restart: Option<Duration> = None, "unreadyRestart";
+        /// A crash loop (five crashes in a minute, no minute of readiness since) that lasts for this long ends the node and the supervisor
+        /// with code 101; not set: it is tried again for ever.
+        escalate_after: Option<Duration> = None, "escalateAfter";
         /// What becomes of it when the supervisor dies. Default adopt.
         orphans: Orphans = Orphans::Adopt, "orphans";
         /// Memory limit of the daemon's cgroup; not set: none.

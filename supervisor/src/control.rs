@@ -63,8 +63,9 @@ pub struct Shared {
 
 impl Shared {
     async fn add_components(&self, status: &mut pb::Snapshot) {
-        for instance in status.instances.iter_mut().filter(|i| i.pid != 0) {
-            let Ok(name) = instance.name.parse() else { continue };
+        // All at once: those that do not answer cost one deadline together.
+        let asked = status.instances.iter_mut().filter(|i| i.pid != 0).map(|instance| async {
+            let Ok(name) = instance.name.parse() else { return };
             let (health, _) = self.config.sockets(name, instance.generation);
             let mut client = AdminClient::new(wk_rpc::dial_lazy(health));
             // A daemon that does not answer has no components to show; its state says why.
@@ -72,7 +73,8 @@ impl Shared {
                 let list = reply.into_inner().components.into_iter();
                 instance.components = list.map(|c| pb::Component { name: c.name, serving: c.serving }).collect();
             }
-        }
+        });
+        futures_util::future::join_all(asked).await;
     }
 
     /// Asks the engine; it answers within one turn.

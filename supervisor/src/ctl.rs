@@ -2,13 +2,11 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{CommandFactory, Parser};
-use tonic::transport::Channel;
 use wk_config::Env;
 use wk_proto::supervisor::v1 as pb;
-use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
 mod analyze;
 mod cli;
@@ -18,6 +16,7 @@ mod find;
 pub mod graph;
 mod json;
 mod ops;
+mod patient;
 mod plan;
 mod reexec;
 mod screen;
@@ -30,6 +29,7 @@ mod why;
 pub use cli::{Cli, GraphFormat};
 use cli::{Command, OpCommand, Output, Waiting};
 pub(crate) use find::replace;
+use patient::{ANSWER_WITHIN, Client};
 
 /// All is well.
 const EXIT_OK: u8 = 0;
@@ -51,11 +51,13 @@ struct Failure {
     message: String,
     /// Standard output was closed by its reader.
     unheard: bool,
+    /// The supervisor is there and does not answer.
+    silent: bool,
 }
 
 impl Failure {
     fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), unheard: false }
+        Self { code, message: message.into(), unheard: false, silent: false }
     }
 }
 
@@ -68,6 +70,7 @@ impl fmt::Display for Failure {
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         let code = match status.code() {
+            tonic::Code::DeadlineExceeded => return Self { silent: true, ..Self::new(EXIT_UNREACHABLE, status.message()) },
             tonic::Code::PermissionDenied => EXIT_PERMISSION,
             tonic::Code::ResourceExhausted => 75,
             tonic::Code::NotFound => return Self::new(EXIT_UNKNOWN, status.message()),
@@ -100,9 +103,11 @@ pub fn main(env: &Env) -> u8 {
         // A reader such as `head` has seen enough.
         Err(failure) if failure.unheard => EXIT_OK,
         Err(failure) => {
+            let value = serde_json::json!({ "code": failure.code, "error": failure.message });
             let text = match output {
-                Output::Json => serde_json::json!({ "code": failure.code, "error": failure.message }).to_string(),
-                _ => format!("wkctl: {failure}"),
+                Output::Json => value.to_string(),
+                Output::Yaml => json::yaml(&value),
+                Output::Table | Output::Name => format!("wkctl: {failure}"),
             };
             // Nobody is left to be told when standard error is closed.
             writeln!(io::stderr(), "{text}").unwrap_or_default();
@@ -128,19 +133,25 @@ async fn run(cli: Cli, env: &Env) -> Result<u8, Failure> {
             return Ok(EXIT_OK);
         }
         Command::Man { dir } => return write_man(&Cli::command(), dir),
-        Command::Reexec => return reexec::run(&find::node_dir(runtime.as_deref(), node, env)?).await,
+        Command::Reexec => {
+            let dir = find::node_dir(runtime.as_deref(), node, env)?;
+            let done = reexec::run(&dir, output).await;
+            return done.map_err(|failure| if failure.silent { patient::silent(&dir, &failure.message) } else { failure });
+        }
         _ => {}
     }
     let (command, rest) = match as_operation(command)? {
         Ok((ask, waiting)) => (Some((ask, waiting)), None),
         Err(rest) => (None, Some(rest)),
     };
-    let client = connect(&runtime, node, env).await?;
-    match (command, rest) {
+    let dir = find::node_dir(runtime.as_deref(), node, env)?;
+    let client = find::dial(&dir, ANSWER_WITHIN).await?;
+    let done = match (command, rest) {
         (Some((ask, waiting)), _) => ops::run(client, ask, &waiting, output).await,
         (None, Some(rest)) => look(client, rest, output, env).await,
         (None, None) => Ok(EXIT_OK),
-    }
+    };
+    done.map_err(|failure| if failure.silent { patient::silent(&dir, &failure.message) } else { failure })
 }
 
 /// Commands that begin an operation; the others come back.
@@ -156,7 +167,9 @@ fn as_operation(command: Command) -> Result<Result<(ops::Ask, Waiting), Command>
             let request = pb::OpRequest { names, cascade, force_alone, fast, now, supervisor_too: supervisor, ..Default::default() };
             (ops::Ask::Stop(request), waiting)
         }
-        Command::Restart { names, waiting } => (ops::Ask::Restart(pb::OpRequest { names, ..Default::default() }), waiting),
+        Command::Restart { names, cascade, fast, now, waiting } => {
+            (ops::Ask::Restart(pb::OpRequest { names, cascade, fast, now, ..Default::default() }), waiting)
+        }
         Command::Roll { names, max_unavailable, surge, canary, min_ready, waiting } => {
             let min_ready_ms = u64::try_from(min_ready.as_millis()).unwrap_or(u64::MAX).max(1);
             let max_unavailable = max_unavailable.unwrap_or(0);
@@ -172,7 +185,7 @@ fn as_operation(command: Command) -> Result<Result<(ops::Ask, Waiting), Command>
 }
 
 /// Commands that look, or are done at once.
-async fn look(mut client: SupervisorClient<Channel>, command: Command, output: Output, env: &Env) -> Result<u8, Failure> {
+async fn look(mut client: Client, command: Command, output: Output, env: &Env) -> Result<u8, Failure> {
     let paint = status::paint(env);
     match command {
         Command::Status { names, watch, deep, wide } => status::run(client, status::Ask { names, watch, deep, wide, output }, env).await,
@@ -186,7 +199,13 @@ async fn look(mut client: SupervisorClient<Channel>, command: Command, output: O
         Command::Analyze { view } => analyze::run(client, view, output).await,
         Command::Graph { format, live } => {
             let graph = client.graph(pb::GraphRequest {}).await?.into_inner();
-            writeln!(io::stdout(), "{}", graph::draw(&graph, format, live, paint))?;
+            let text = match output {
+                Output::Table => graph::draw(&graph, format, live, paint),
+                Output::Json => format!("{:#}", json::graph(&graph)),
+                Output::Yaml => json::yaml(&json::graph(&graph)),
+                Output::Name => graph.nodes.iter().map(|n| n.daemon.as_str()).collect::<Vec<_>>().join("\n"),
+            };
+            writeln!(io::stdout(), "{text}")?;
             Ok(EXIT_OK)
         }
         Command::Reload { apply, dry_run } => reload(client, apply, dry_run, output).await,
@@ -207,11 +226,6 @@ async fn look(mut client: SupervisorClient<Channel>, command: Command, output: O
     }
 }
 
-async fn connect(runtime: &Option<PathBuf>, node: Option<u16>, env: &Env) -> Result<SupervisorClient<Channel>, Failure> {
-    let dir = find::node_dir(runtime.as_deref(), node, env)?;
-    find::dial(&dir).await
-}
-
 fn done(reply: &pb::CommandReply, output: Output) -> Result<u8, Failure> {
     if reply.code != 0 {
         return Err(Failure::new(u8::try_from(reply.code).unwrap_or(EXIT_INTERNAL), reply.message.clone()));
@@ -225,7 +239,7 @@ fn done(reply: &pb::CommandReply, output: Output) -> Result<u8, Failure> {
     Ok(EXIT_OK)
 }
 
-async fn reload(mut client: SupervisorClient<Channel>, apply: bool, dry_run: bool, output: Output) -> Result<u8, Failure> {
+async fn reload(mut client: Client, apply: bool, dry_run: bool, output: Output) -> Result<u8, Failure> {
     let reply = client.reload(pb::ReloadRequest { apply, dry_run }).await?.into_inner();
     if reply.code != 0 {
         return Err(Failure::new(u8::try_from(reply.code).unwrap_or(EXIT_INTERNAL), reply.message));

@@ -2,11 +2,10 @@
 
 use std::io::{self, Write};
 
-use tonic::transport::Channel;
 use wk_proto::supervisor::v1 as pb;
-use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
 use super::cli::{AnalyzeView, Output};
+use super::patient::Client;
 use super::{Failure, json};
 use crate::report::{self, ms};
 
@@ -15,7 +14,7 @@ const BAR: u64 = 60;
 /// The same on a narrow terminal.
 const BAR_MIN: u64 = 10;
 
-pub(super) async fn run(mut client: SupervisorClient<Channel>, view: AnalyzeView, output: Output) -> Result<u8, Failure> {
+pub(super) async fn run(mut client: Client, view: AnalyzeView, output: Output) -> Result<u8, Failure> {
     let starts = client.analyze(pb::AnalyzeRequest {}).await?.into_inner().starts;
     let Some(last) = starts.first() else { return Err(Failure::new(3, "no start has completed yet")) };
     let value = || serde_json::Value::Array(starts.iter().map(json::timing).collect());

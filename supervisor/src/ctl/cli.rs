@@ -9,7 +9,7 @@ const EXIT_CODES: &str = "Exit codes:
   0  done; status: everything wanted is ready
   1  status: something wanted is not ready
   2  wrong command line          64  not possible like this
-  3  nothing runs                69  no supervisor answers
+  3  nothing runs                69  no supervisor answers (within 5 s)
   4  no such daemon or operation 70  internal error, or a process that cannot be killed
   5  failed, left as it is       75  another operation is in the way, try later
   6  start failed, rolled back   77  not permitted
@@ -39,9 +39,9 @@ pub struct Cli {
 pub(super) enum Output {
     /// For people
     Table,
-    /// Stable schema, numbers; streams: one object a line
+    /// Stable schema, numbers; what goes on (-f, -w, operations, events, logs): one object a line
     Json,
-    /// The same as YAML
+    /// The same as YAML; what goes on: one document each, of an operation its end
     Yaml,
     /// Names only
     Name,
@@ -125,6 +125,15 @@ pub(super) enum Command {
     Restart {
         /// Daemons or instances
         names: Vec<String>,
+        /// What needs them too: stopped first, started again behind them
+        #[arg(long)]
+        cascade: bool,
+        /// Deadlines of one second
+        #[arg(long)]
+        fast: bool,
+        /// Kill
+        #[arg(long)]
+        now: bool,
         #[command(flatten)]
         waiting: Waiting,
     },

@@ -224,7 +224,7 @@ async fn live(cursor: &Cursor, env: &Env) -> Vec<(String, String)> {
             return None;
         }
         let dir = find::node_dir(cursor.runtime.as_deref(), cursor.node, env).ok()?;
-        let mut client = find::dial(&dir).await.ok()?;
+        let mut client = find::dial(&dir, TIMEOUT).await.ok()?;
         let instances = client.status(pb::StatusRequest::default()).await.ok()?.into_inner().instances;
         let ops = client.ops(pb::OpsRequest {}).await.ok()?.into_inner().ops;
         Some((instances, ops))

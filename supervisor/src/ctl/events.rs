@@ -2,12 +2,11 @@
 
 use std::io::{self, Write};
 
-use tonic::transport::Channel;
 use wk_proto::supervisor::v1 as pb;
-use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
 use super::cli::Output;
 use super::json;
+use super::patient::Client;
 use super::text::wall;
 use super::{EXIT_UNKNOWN, Failure};
 use crate::console::Paint;
@@ -19,12 +18,7 @@ const NAME_WIDTH: usize = "worker.channel@0".len();
 /// Exit code of a reader that was too slow: come back and ask again.
 const EXIT_LAGGED: u8 = 75;
 
-pub(super) async fn run(
-    mut client: SupervisorClient<Channel>,
-    ask: pb::EventsRequest,
-    output: Output,
-    paint: Paint,
-) -> Result<u8, Failure> {
+pub(super) async fn run(mut client: Client, ask: pb::EventsRequest, output: Output, paint: Paint) -> Result<u8, Failure> {
     // Of an instance that is gone there may still be events, so only the form of the names is looked at.
     names::possible(&ask.names).map_err(|text| Failure::new(EXIT_UNKNOWN, text))?;
     let mut events = client.events(ask).await?.into_inner();
@@ -41,8 +35,7 @@ pub(super) async fn run(
         let lagged = event.kind == "lagged";
         let text = match output {
             Output::Table => line(&event, paint),
-            Output::Json => crate::events::to_json(&event).to_string(),
-            Output::Yaml => format!("---\n{}", json::yaml(&crate::events::to_json(&event))),
+            Output::Json | Output::Yaml => json::of_stream(&crate::events::to_json(&event), output),
             Output::Name => event.instance.clone(),
         };
         writeln!(io::stdout(), "{text}")?;
@@ -72,9 +65,10 @@ pub(super) fn line(event: &pb::Event, paint: Paint) -> String {
     format!("{}  {:<21}  {what}{actor}", wall(event.wall_ms), format!("{}{generation}", event.instance))
 }
 
-pub(super) async fn logs(mut client: SupervisorClient<Channel>, ask: pb::LogsRequest, output: Output) -> Result<u8, Failure> {
+pub(super) async fn logs(mut client: Client, ask: pb::LogsRequest, output: Output) -> Result<u8, Failure> {
     // All names of a usual node; of a single daemon its own.
     let mut widest = if ask.names.len() == 1 { 0 } else { NAME_WIDTH };
+    let mut named: Vec<String> = Vec::new();
     let mut lines = client.logs(ask).await?.into_inner();
     loop {
         let line = tokio::select! {
@@ -85,10 +79,19 @@ pub(super) async fn logs(mut client: SupervisorClient<Channel>, ask: pb::LogsReq
             }
         };
         let Some(line) = line else { return Ok(0) };
-        widest = widest.max(line.instance.len());
+        let value = || serde_json::json!({ "instance": line.instance, "text": line.text });
         match output {
-            Output::Json => writeln!(io::stdout(), "{}", serde_json::json!({ "instance": line.instance, "text": line.text }))?,
-            _ => writeln!(io::stdout(), "{:<widest$}  {}", line.instance, line.text)?,
+            Output::Json | Output::Yaml => writeln!(io::stdout(), "{}", json::of_stream(&value(), output))?,
+            // Whose lines there are, each once.
+            Output::Name if !named.contains(&line.instance) => {
+                writeln!(io::stdout(), "{}", line.instance)?;
+                named.push(line.instance);
+            }
+            Output::Name => {}
+            Output::Table => {
+                widest = widest.max(line.instance.len());
+                writeln!(io::stdout(), "{:<widest$}  {}", line.instance, line.text)?;
+            }
         }
     }
 }

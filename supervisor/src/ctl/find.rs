@@ -6,11 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tonic::transport::Channel;
 use wk_config::{Config, Env, runtime_bases};
 use wk_proto::supervisor::v1 as pb;
-use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
+use super::patient::{ANSWER_WITHIN, Client, Patient};
 use super::{EXIT_PERMISSION, EXIT_UNREACHABLE, EXIT_USAGE, Failure};
 
 const SOCKET: &str = "control.sock";
@@ -77,8 +76,8 @@ fn nodes(bases: &[PathBuf]) -> (Vec<PathBuf>, Option<PathBuf>) {
     (found, closed)
 }
 
-/// Connects, with a message that says what to do when that fails.
-pub(super) async fn dial(dir: &Path) -> Result<SupervisorClient<Channel>, Failure> {
+/// Connects, with a message that says what to do when that fails. `within`: time for the answer to each call.
+pub(super) async fn dial(dir: &Path, within: Duration) -> Result<Client, Failure> {
     let path = dir.join(SOCKET);
     // The plain connect tells a missing supervisor from a missing right; the channel's own error would not.
     if let Err(error) = UnixStream::connect(&path) {
@@ -88,12 +87,12 @@ pub(super) async fn dial(dir: &Path) -> Result<SupervisorClient<Channel>, Failur
         });
     }
     let channel = wk_rpc::dial(&path).await.map_err(|e| Failure::new(EXIT_UNREACHABLE, format!("{e}; {HOW}")))?;
-    Ok(SupervisorClient::new(channel))
+    Ok(Client::new(Patient::new(channel, within)))
 }
 
 /// Ends the resident supervisor of a node whose daemons are all down, and waits until it is gone. `None` or `false`: it stays.
 pub(crate) async fn replace(dir: &Path) -> Option<bool> {
-    let mut client = dial(dir).await.ok()?;
+    let mut client = dial(dir, ANSWER_WITHIN).await.ok()?;
     let status = client.status(pb::StatusRequest::default()).await.ok()?.into_inner();
     if status.overall != "down" {
         return Some(false);

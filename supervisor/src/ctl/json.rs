@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use wk_proto::node::v1::State;
 use wk_proto::supervisor::v1 as pb;
 
+use super::cli::Output;
+
 /// Lower-case word of a state; of one that a newer supervisor has, its number.
 pub(super) fn state_name(state: i32) -> String {
     State::try_from(state).map_or_else(|_| state.to_string(), |s| s.as_str_name().trim_start_matches("STATE_").to_ascii_lowercase())
@@ -48,6 +50,21 @@ pub(super) fn timing(t: &pb::Timing) -> Value {
         })
     });
     json!({ "total_us": t.total_us, "sum_us": t.sum_us, "overhead_us": t.overhead_us, "rows": rows.collect::<Vec<_>>() })
+}
+
+/// One value of a stream: a line of JSON, or a document of YAML.
+pub(super) fn of_stream(value: &Value, output: Output) -> String {
+    if output == Output::Yaml { format!("---\n{}", yaml(value)) } else { value.to_string() }
+}
+
+/// The graph of requirements with its present states.
+pub(super) fn graph(graph: &pb::GraphReply) -> Value {
+    let nodes = graph.nodes.iter().map(|n| {
+        json!({
+            "daemon": n.daemon, "requires": n.requires, "required": n.required, "slots": n.slots, "ready": n.ready, "state": n.state,
+        })
+    });
+    json!({ "nodes": nodes.collect::<Vec<_>>() })
 }
 
 /// The same value as YAML: block style, strings quoted as in JSON (which YAML contains).

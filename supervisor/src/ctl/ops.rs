@@ -3,13 +3,12 @@
 use std::io::{self, IsTerminal, Write};
 
 use serde_json::json;
-use tonic::transport::Channel;
 use tonic::{Response, Streaming};
 use wk_proto::supervisor::v1 as pb;
 use wk_proto::supervisor::v1::op_event::End;
-use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
 use super::cli::{Output, Waiting};
+use super::patient::Client;
 use super::{EXIT_INTERNAL, EXIT_UNREACHABLE, Failure, json, plan};
 use crate::report;
 
@@ -57,7 +56,7 @@ impl Ask {
 }
 
 /// Runs it, prints its events, returns its code.
-pub(super) async fn run(mut client: SupervisorClient<Channel>, ask: Ask, waiting: &Waiting, output: Output) -> Result<u8, Failure> {
+pub(super) async fn run(mut client: Client, ask: Ask, waiting: &Waiting, output: Output) -> Result<u8, Failure> {
     let ask = ask.with(waiting);
     if waiting.dry_run {
         let reply = client.plan(ask.into_plan()).await?.into_inner();
@@ -81,7 +80,7 @@ pub(super) async fn run(mut client: SupervisorClient<Channel>, ask: Ask, waiting
     }
 }
 
-async fn follow(mut client: SupervisorClient<Channel>, ask: Ask, output: Output, op: &mut u64) -> Result<u8, Failure> {
+async fn follow(mut client: Client, ask: Ask, output: Output, op: &mut u64) -> Result<u8, Failure> {
     let events: Result<Response<Streaming<pb::OpEvent>>, tonic::Status> = match ask {
         Ask::Start(request) => client.start(request).await,
         Ask::Stop(request) => client.stop(request).await,
@@ -90,7 +89,12 @@ async fn follow(mut client: SupervisorClient<Channel>, ask: Ask, output: Output,
         Ask::Scale(request) => client.scale(request).await,
         Ask::Wait(op) => client.wait_op(pb::OpId { op }).await,
     };
-    let mut events = events?.into_inner();
+    let later = "whether the operation began is told by `wkctl op ls`";
+    let mut events = events.map_err(|status| {
+        let failure = Failure::from(status);
+        if failure.silent { Failure { message: format!("{} ({later})", failure.message), ..failure } } else { failure }
+    })?;
+    let events = events.get_mut();
     let mut progress = Progress::new(output);
     while let Some(event) = events.message().await? {
         *op = event.op.max(*op);
@@ -167,18 +171,19 @@ impl Drop for Progress {
 }
 
 fn to_json(event: &pb::OpEvent) -> serde_json::Value {
-    let end = match &event.end {
-        None => serde_json::Value::Null,
-        Some(End::Done(end)) => json!({
-            "code": end.code, "message": end.message, "lost": end.lost, "retry_entries": end.retry_entries,
-            "pending_webhooks": end.pending_webhooks, "log_tail": end.log_tail,
-            "stops": end.stops.iter().map(|s| json!({"name": s.name, "outcome": s.outcome, "took_us": s.took_us})).collect::<Vec<_>>(),
-            "timing": end.timing.as_ref().map(json::timing),
-        }),
-    };
+    let end = event.end.as_ref().map(|End::Done(end)| end_to_json(end));
     json!({
         "op": event.op, "at_us": event.at_us, "instance": event.instance, "text": event.text,
         "held_up_by": event.held_up_by, "end": end,
+    })
+}
+
+fn end_to_json(end: &pb::OpEnd) -> serde_json::Value {
+    json!({
+        "code": end.code, "message": end.message, "lost": end.lost, "retry_entries": end.retry_entries,
+        "pending_webhooks": end.pending_webhooks, "log_tail": end.log_tail,
+        "stops": end.stops.iter().map(|s| json!({"name": s.name, "outcome": s.outcome, "took_us": s.took_us})).collect::<Vec<_>>(),
+        "timing": end.timing.as_ref().map(json::timing),
     })
 }
 
@@ -188,12 +193,13 @@ fn finish(end: &pb::OpEnd, output: Output) -> Result<u8, Failure> {
     if !text.is_empty() && output == Output::Table {
         writeln!(out, "\n{text}\n")?;
     }
+    if output == Output::Yaml {
+        writeln!(out, "{}", json::yaml(&end_to_json(end)))?;
+    }
     let code = u8::try_from(end.code).unwrap_or(EXIT_INTERNAL);
     if code == 0 {
-        match output {
-            Output::Table => writeln!(out, "{}", end.message)?,
-            Output::Yaml => writeln!(out, "{}", json::yaml(&json!({ "code": 0, "message": end.message })))?,
-            Output::Json | Output::Name => {}
+        if output == Output::Table {
+            writeln!(out, "{}", end.message)?;
         }
         Ok(0)
     } else {
@@ -203,7 +209,7 @@ fn finish(end: &pb::OpEnd, output: Output) -> Result<u8, Failure> {
 }
 
 /// `wkctl op ls`.
-pub(super) async fn list(mut client: SupervisorClient<Channel>, output: Output) -> Result<u8, Failure> {
+pub(super) async fn list(mut client: Client, output: Output) -> Result<u8, Failure> {
     let ops = client.ops(pb::OpsRequest {}).await?.into_inner().ops;
     let value = || {
         let rows = ops.iter().map(|o| {

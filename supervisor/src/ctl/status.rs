@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use tonic::transport::Channel;
 use wk_config::Env;
 use wk_proto::node::v1::State;
 use wk_proto::supervisor::v1 as pb;
-use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
 use super::cli::Output;
+use super::patient::Client;
 use super::screen::Screen;
 use super::table::{self, Look};
 use super::{EXIT_UNKNOWN, Failure, json};
@@ -37,7 +36,7 @@ pub(super) fn paint(env: &Env) -> Paint {
     Paint { on: io::stdout().is_terminal() && env.get("NO_COLOR").is_none_or(str::is_empty) }
 }
 
-pub(super) async fn run(mut client: SupervisorClient<Channel>, ask: Ask, env: &Env) -> Result<u8, Failure> {
+pub(super) async fn run(mut client: Client, ask: Ask, env: &Env) -> Result<u8, Failure> {
     let look = Look { paint: paint(env), wide: ask.wide, width: super::screen::width() };
     if ask.watch {
         return watch(client, &ask, look).await;
@@ -47,7 +46,7 @@ pub(super) async fn run(mut client: SupervisorClient<Channel>, ask: Ask, env: &E
     Ok(code(&snapshot, !ask.names.is_empty()))
 }
 
-async fn fetch(client: &mut SupervisorClient<Channel>, ask: &Ask) -> Result<pb::Snapshot, Failure> {
+async fn fetch(client: &mut Client, ask: &Ask) -> Result<pb::Snapshot, Failure> {
     let request = pb::StatusRequest { names: ask.names.clone(), deep: ask.deep };
     let snapshot = client.status(request).await?.into_inner();
     let nobody = |name: &&String| !snapshot.instances.iter().any(|i| names::means(name, &i.name));
@@ -59,17 +58,20 @@ async fn fetch(client: &mut SupervisorClient<Channel>, ask: &Ask) -> Result<pb::
     Ok(snapshot)
 }
 
-async fn watch(mut client: SupervisorClient<Channel>, ask: &Ask, look: Look) -> Result<u8, Failure> {
+async fn watch(mut client: Client, ask: &Ask, look: Look) -> Result<u8, Failure> {
     // An unknown name is said before the screen is taken.
     fetch(&mut client, ask).await?;
     let mut changes = client.watch_status(pb::StatusRequest { names: ask.names.clone(), deep: false }).await?.into_inner();
-    let mut screen = Screen::open()?;
+    let mut screen = if ask.output == Output::Table { Some(Screen::open()?) } else { None };
     loop {
         let snapshot = fetch(&mut client, ask).await?;
         let result = code(&snapshot, !ask.names.is_empty());
         let look = Look { width: super::screen::width(), ..look };
-        screen.draw(&text(&snapshot, ask, look))?;
-        let ticks = io::stdout().is_terminal();
+        match &mut screen {
+            Some(screen) => screen.draw(&text(&snapshot, ask, look))?,
+            None => writeln!(io::stdout(), "{}", streamed(&snapshot, ask.output))?,
+        }
+        let ticks = screen.is_some() && io::stdout().is_terminal();
         // All branches are cancel-safe: a stream, a timer, a signal.
         tokio::select! {
             change = changes.message() => if change?.is_none() { return Ok(result) },
@@ -109,6 +111,14 @@ pub(super) fn machine(snapshot: &pb::Snapshot, output: Output) -> String {
     }
 }
 
+/// One picture of a stream for machines.
+pub(super) fn streamed(snapshot: &pb::Snapshot, output: Output) -> String {
+    match output {
+        Output::Json | Output::Yaml => json::of_stream(&json::status(snapshot), output),
+        Output::Name | Output::Table => machine(snapshot, output),
+    }
+}
+
 /// Processor time between two looks, in tenths of a percent, by instance.
 fn rates(before: &pb::Snapshot, now: &pb::Snapshot) -> BTreeMap<String, u64> {
     let past = (now.up_ms.saturating_sub(before.up_ms)).max(1);
@@ -120,7 +130,7 @@ fn rates(before: &pb::Snapshot, now: &pb::Snapshot) -> BTreeMap<String, u64> {
 }
 
 /// `wkctl top`: busiest first, with operations and the last events.
-pub(super) async fn top(mut client: SupervisorClient<Channel>, env: &Env) -> Result<u8, Failure> {
+pub(super) async fn top(mut client: Client, env: &Env) -> Result<u8, Failure> {
     let ask = Ask { names: Vec::new(), watch: true, deep: false, wide: false, output: Output::Table };
     let mut before = fetch(&mut client, &ask).await?;
     let request = pb::EventsRequest { since_ms: 600_000, follow: true, names: Vec::new() };

@@ -52,10 +52,10 @@ pub(super) async fn run(command: Command, output: Output, env: &Env) -> Result<u
         Command::Stop { names, cascade: false, force_alone: false, fast: false, now: false, supervisor: false, waiting } => {
             act("stop", &names, &waiting)
         }
-        Command::Restart { names, waiting } => act("restart", &names, &waiting),
+        Command::Restart { names, cascade: false, fast: false, now: false, waiting } => act("restart", &names, &waiting),
         Command::Scale { pool: (daemon, slots), waiting } => scale(&daemon, slots, &waiting, env),
         Command::Logs { names, follow, lines } => logs(&names, follow, lines),
-        Command::Start { .. } | Command::Stop { .. } => Err(only_supervisor("this flag")),
+        Command::Start { .. } | Command::Stop { .. } | Command::Restart { .. } => Err(only_supervisor("this flag")),
         _ => Err(only_supervisor("this command")),
     }
 }
@@ -71,10 +71,13 @@ async fn show(names: &[String], watch: bool, look: Look, output: Output) -> Resu
         writeln!(io::stdout(), "{}", picture(&snapshot, look, output))?;
         return Ok(status::code(&snapshot, !names.is_empty()));
     }
-    let mut screen = Screen::open()?;
+    let mut screen = if output == Output::Table { Some(Screen::open()?) } else { None };
     loop {
         let snapshot = snapshot(names)?;
-        screen.draw(&picture(&snapshot, Look { width: super::screen::width(), ..look }, output))?;
+        match &mut screen {
+            Some(screen) => screen.draw(&picture(&snapshot, Look { width: super::screen::width(), ..look }, output))?,
+            None => writeln!(io::stdout(), "{}", status::streamed(&snapshot, output))?,
+        }
         // Both branches are cancel-safe: a timer and a signal.
         tokio::select! {
             () = tokio::time::sleep(REDRAW_EVERY) => {}

@@ -4,16 +4,15 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use serde_json::json;
-use tonic::transport::Channel;
 use wk_proto::supervisor::v1 as pb;
-use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
 use super::cli::Output;
+use super::patient::Client;
 use super::text::age;
 use super::{EXIT_INTERNAL, Failure, json};
 use crate::console::Paint;
 
-pub(super) async fn run(mut client: SupervisorClient<Channel>, name: String, output: Output, paint: Paint) -> Result<u8, Failure> {
+pub(super) async fn run(mut client: Client, name: String, output: Output, paint: Paint) -> Result<u8, Failure> {
     let reply = client.why(pb::WhyRequest { name }).await?.into_inner();
     if reply.code != 0 {
         return Err(Failure::new(u8::try_from(reply.code).unwrap_or(EXIT_INTERNAL), reply.message));

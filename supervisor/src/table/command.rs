@@ -72,6 +72,12 @@ impl Table {
         match request.kind {
             Kind::Start => Ok(self.start_targets(&targets)),
             Kind::Stop => self.stop_targets(request, targets),
+            Kind::Restart if request.restarts_together() && !request.full() => {
+                if let Some(name) = targets.iter().find(|n| !self.wanted(**n)) {
+                    return Err(Refusal::new(64, format!("{name} is not running; use start")));
+                }
+                self.stop_targets(request, targets)
+            }
             Kind::Restart | Kind::Roll => match targets.iter().find(|n| !self.wanted(**n) && !request.full()) {
                 Some(name) => Err(Refusal::new(64, format!("{name} is not running; use start"))),
                 None if request.full() && request.kind == Kind::Roll => {

@@ -104,7 +104,7 @@ impl Table {
         let (full, flags, kind) = (request.full(), request.flags, request.kind);
         let phase = match kind {
             Kind::Start => Phase::Start { required_at: None },
-            Kind::Restart | Kind::Roll if !(full && kind == Kind::Restart) => Phase::Roll(self.plan_roll(&request, &targets)),
+            Kind::Restart | Kind::Roll if !request.restarts_together() => Phase::Roll(self.plan_roll(&request, &targets)),
             Kind::Stop | Kind::Restart | Kind::Roll => self.leave_phase(now, kind == Kind::Restart, full, flags),
             Kind::Scale(..) => Phase::Scale,
         };

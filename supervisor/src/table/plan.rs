@@ -6,10 +6,13 @@ use std::time::Duration;
 use wk_types::{Daemon, InstanceName};
 
 use super::{Instance, Kind, Refusal, Request, Table};
-use crate::limits::{QUIESCE_DEADLINE, TERM_DEADLINE};
+use crate::limits::{FAST_DEADLINE, QUIESCE_DEADLINE, TERM_DEADLINE};
 use crate::timing::Timing;
 
 mod turns;
+
+/// First word of the first step of a start.
+const SPAWN: &str = "spawn ";
 
 /// One line of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,9 +77,12 @@ impl Table {
         let mut plan = match request.kind {
             Kind::Start => self.plan_start(&targets, experience, Duration::ZERO),
             Kind::Stop => self.plan_stop(request, &targets),
-            Kind::Restart if request.full() => {
+            Kind::Restart if request.restarts_together() => {
                 let mut plan = self.plan_stop(request, &targets);
-                let start = self.plan_start(&targets, experience, Duration::ZERO);
+                let mut start = self.plan_start(&targets, experience, Duration::ZERO);
+                if let Some(spawn) = start.steps.iter_mut().find(|s| s.action.starts_with(SPAWN)) {
+                    spawn.action = format!("{SPAWN}{}", list(targets.iter().copied()));
+                }
                 let again = start.steps.into_iter().map(|s| Step { at: None, because: format!("all stopped; {}", s.because), ..s });
                 plan.steps.extend(again);
                 plan
@@ -99,7 +105,7 @@ impl Table {
         let spawned = targets.iter().filter(|n| !self.instances.get(n).is_some_and(Instance::live)).copied();
         plan.steps.push(Step {
             at: Some(began),
-            action: format!("spawn {}", list(spawned)),
+            action: format!("{SPAWN}{}", list(spawned)),
             because: "no process needs another one to come up".into(),
         });
         let mut ready: BTreeMap<Daemon, Option<Duration>> = BTreeMap::new();
@@ -146,14 +152,11 @@ impl Table {
     fn plan_stop(&self, request: &Request, targets: &BTreeSet<InstanceName>) -> Plan {
         let mut plan = Plan { summary: "times are upper bounds; most daemons end at once".into(), ..Plan::default() };
         let mut at = Duration::ZERO;
+        let quiesce = if request.flags.fast { FAST_DEADLINE } else { QUIESCE_DEADLINE };
         if request.full() && self.serving() && !request.flags.now {
             let action = "quiesce: no new work, what was accepted is finished".into();
-            plan.steps.push(Step {
-                at: Some(at),
-                action,
-                because: format!("clients are admitted; at most {} s", QUIESCE_DEADLINE.as_secs()),
-            });
-            at += QUIESCE_DEADLINE;
+            plan.steps.push(Step { at: Some(at), action, because: format!("clients are admitted; at most {} s", quiesce.as_secs()) });
+            at += quiesce;
         }
         let mut left: BTreeSet<InstanceName> =
             targets.iter().filter(|n| self.instances.get(n).is_some_and(Instance::live)).copied().collect();
@@ -162,6 +165,7 @@ impl Table {
             let wave: BTreeSet<InstanceName> =
                 left.iter().filter(|n| left.iter().all(|l| !self.spec.depends(l.daemon, n.daemon))).copied().collect();
             let time = wave.iter().filter_map(|n| self.spec.daemons.get(&n.daemon)).map(|s| s.term_deadline).max().unwrap_or(TERM_DEADLINE);
+            let time = if request.flags.fast { FAST_DEADLINE } else { time };
             let because = if before.is_empty() { "nothing else that stays needs it".to_owned() } else { format!("{before} gone") };
             let bound = if request.flags.now { "killed at once".to_owned() } else { format!("killed after {} s", time.as_secs()) };
             plan.steps.push(Step {
@@ -184,12 +188,23 @@ impl Table {
         let names = |from: u16, to: u16| list((from..to).map(|slot| InstanceName { daemon, slot }));
         let mut plan = Plan { summary: format!("{daemon}: {now} → {slots}"), ..Plan::default() };
         let at = Some(Duration::ZERO);
-        let because = "shares are dealt anew at once, held back work follows its owner".to_owned();
+        let deal = |at, who: &str| Step {
+            at,
+            action: format!(
+                "deal the buckets of {daemon} to {slots} slots: new work is held back, the old owners finish, the new ones go on"
+            ),
+            because: format!("{who} ready; three steps, each when all processes have met the one before"),
+        };
         if slots > now {
-            plan.steps.push(Step { at, action: format!("spawn and activate {}", names(now, slots)), because });
-            plan.total = experience.ready_after(daemon, Duration::ZERO);
+            let added = names(now, slots);
+            let ready = experience.ready_after(daemon, Duration::ZERO);
+            plan.steps.push(Step { at, action: format!("spawn and activate {added}"), because: "they own nothing yet".into() });
+            plan.steps.push(deal(ready, &format!("all of {daemon}, {added} among them,")));
+            plan.total = ready;
         } else if slots < now {
-            plan.steps.push(Step { at, action: format!("drain {}", names(slots, now)), because });
+            let because = "its buckets have new owners, nothing is left to do for the old ones".to_owned();
+            plan.steps.push(deal(at, &format!("all of {daemon}")));
+            plan.steps.push(Step { at: None, action: format!("drain {}", names(slots, now)), because });
         } else {
             plan.total = at;
         }

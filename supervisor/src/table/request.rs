@@ -43,13 +43,13 @@ pub struct Flags {
     pub no_rollback: bool,
     /// Start: go on with everything that can.
     pub keep_going: bool,
-    /// Stop: dependants first.
+    /// Stop, restart: dependants first.
     pub cascade: bool,
     /// Stop: leave dependants running.
     pub force_alone: bool,
-    /// Stop: deadlines of one second.
+    /// Stop, restart: deadlines of one second.
     pub fast: bool,
-    /// Stop: SIGKILL.
+    /// Stop, restart: SIGKILL.
     pub now: bool,
     /// Refuse instead of waiting for an operation in the way.
     pub no_wait: bool,
@@ -96,6 +96,12 @@ impl Request {
     #[must_use]
     pub fn new(kind: Kind, names: Vec<String>, flags: Flags) -> Self {
         Self { kind, names, key: String::new(), flags }
+    }
+
+    /// Everything is down before anything comes up again; otherwise instances are restarted one after the other.
+    #[must_use]
+    pub fn restarts_together(&self) -> bool {
+        self.kind == Kind::Restart && (self.full() || self.flags.cascade)
     }
 
     /// Everything, not some names.

@@ -143,7 +143,7 @@ impl Table {
             roll.current.push(Turn { name: next, old: instance.generation });
             roll.taken += 1;
             let missed = roll.surge.count > 0 && self.instances.get(&next).is_some_and(Instance::ready);
-            self.end(now, next, None, EndStep::Term);
+            self.end(now, next, None, if op.request.flags.now { EndStep::Kill } else { EndStep::Term });
             debug_assert!(!missed || self.ready_slots(next.daemon) >= usize::from(self.slots(next.daemon)), "{next} would be missed");
         }
     }

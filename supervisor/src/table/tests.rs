@@ -13,6 +13,7 @@ use crate::cause::{Cause, Exit};
 mod faults;
 mod policies;
 mod published;
+mod restart;
 mod rows;
 
 const CHANNEL: Daemon = Daemon::Worker(Pool::Channel);

@@ -284,10 +284,14 @@ fn plans_name_steps_reasons_and_refusals() {
     let stop = plan(&world, Kind::Stop, &[], &starts).unwrap();
     assert!(stop.steps[0].action.starts_with("quiesce") && stop.steps.last().unwrap().action == "stop cluster@0", "{stop:?}");
     assert_eq!(plan(&world, Kind::Stop, &["api"], &starts).unwrap_err().code, 64);
-    assert_eq!(
-        plan(&world, Kind::Scale(CHANNEL, 3), &[], &starts).unwrap().steps[0].action,
-        "spawn and activate worker.channel@1, worker.channel@2"
-    );
+    let up = plan(&world, Kind::Scale(CHANNEL, 3), &[], &starts).unwrap();
+    assert_eq!(up.steps[0].action, "spawn and activate worker.channel@1, worker.channel@2");
+    assert!(up.steps[1].action.starts_with("deal the buckets") && up.steps[1].at == Some(ms(110)), "when they are ready: {up:?}");
+    world.begin(Kind::Scale(CHANNEL, 3), &[], Flags::default()).unwrap();
+    let down = plan(&world, Kind::Scale(CHANNEL, 1), &[], &starts).unwrap();
+    assert!(down.steps[0].action.starts_with("deal the buckets"), "{down:?}");
+    assert_eq!(down.steps[1].action, "drain worker.channel@1, worker.channel@2");
+    world.begin(Kind::Scale(CHANNEL, 1), &[], Flags::default()).unwrap();
     let roll = plan(&world, Kind::Roll, &["worker"], &starts).unwrap();
     assert_eq!((roll.steps.len(), roll.total), (3, Some(3 * ms(2110))));
 }

@@ -186,7 +186,12 @@ fn pool(daemon: &str, group: &[pb::InstanceStatus]) -> Row {
         [first, rest @ ..] if rest.iter().all(|i| i.state == first.state) => state_name(first.state),
         _ => "degraded".to_owned(),
     };
-    let why = if state == "degraded" { format!("{} of {} not ready", group.len() - ready, group.len()) } else { String::new() };
+    let why = match (group.iter().map(reason).reduce(|one, other| if one == other { one } else { String::new() }), ready) {
+        (_, ready) if ready == group.len() => String::new(),
+        // What holds for all of them is said once.
+        (Some(shared), 0) if !shared.is_empty() => shared,
+        _ => format!("{} of {} not ready", group.len() - ready, group.len()),
+    };
     Row::from([
         ("NAME", daemon.to_owned()),
         ("STATE", state),
@@ -327,7 +332,11 @@ mod tests {
         let mut s = snapshot();
         s.instances.iter_mut().for_each(|i| i.set_state(State::Down));
         let text = table(&s, look(None), &Rates::new());
-        assert!(text.lines().any(|l| l.starts_with("worker.user ") && l.contains("down   0/2")), "{text}");
+        let pool = |text: &str| text.lines().find(|l| l.starts_with("worker.user ")).unwrap().to_owned();
+        assert!(pool(&text).contains("down   0/2") && pool(&text).ends_with("2 of 2 not ready"), "{text}");
+        s.instances.iter_mut().for_each(|i| (i.why, i.restarts) = ("not wanted".into(), 0));
+        let text = table(&s, look(None), &Rates::new());
+        assert!(pool(&text).ends_with("not wanted"), "{text}");
     }
 
     #[test]

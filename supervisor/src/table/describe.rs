@@ -12,6 +12,9 @@ use crate::cause::Exit;
 use crate::spec::Spec;
 use crate::timing::Timing;
 
+/// Requirements that are named when they are away.
+const AWAY_SHOWN: usize = 3;
+
 /// One instance as shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceView {
@@ -33,7 +36,7 @@ pub struct InstanceView {
     pub last_restart: Option<Duration>,
     /// Empty only when Ready.
     pub why: String,
-    /// Five crashes within a minute.
+    /// In a crash loop.
     pub crash_loop: bool,
     /// Part of the desired set.
     pub wanted: bool,
@@ -277,7 +280,7 @@ impl Table {
         match state {
             State::Suspect => format!("{} liveness checks missed", run.misses),
             State::Ready => String::new(),
-            State::Degraded => "says it cannot take work".into(),
+            State::Degraded => self.why_degraded(now, name),
             State::Starting if run.progress.recent(now) => {
                 format!("not ready {:.1} s after its start, still working", now.saturating_sub(run.times.spawn).as_secs_f64())
             }
@@ -288,6 +291,14 @@ impl Table {
             }
             _ => self.why_waiting(now, name),
         }
+    }
+
+    /// With whom it needs and who is away: a daemon says that it cannot take work also because of others.
+    fn why_degraded(&self, now: Time, name: InstanceName) -> String {
+        let away = self.missing(now, name).filter(|i| self.wanted(i.name)).take(AWAY_SHOWN);
+        let list: Vec<String> = away.map(|i| format!("{} is {}", i.name, self.state(now, i).name())).collect();
+        let sep = if list.is_empty() { "" } else { ": " };
+        format!("says it cannot take work{sep}{}", list.join(", "))
     }
 
     fn why_waiting(&self, now: Time, name: InstanceName) -> String {
@@ -306,7 +317,7 @@ impl Table {
     #[must_use]
     pub fn chain(&self, now: Time, name: InstanceName) -> Vec<InstanceView> {
         let mut chain: Vec<InstanceView> = self.view(now, name).into_iter().collect();
-        while let Some(last) = chain.last().filter(|v| matches!(v.state, State::Waiting | State::Blocked)) {
+        while let Some(last) = chain.last().filter(|v| matches!(v.state, State::Waiting | State::Blocked | State::Degraded)) {
             let missing: Vec<InstanceName> = self.missing(now, last.name).map(|i| i.name).collect();
             // What failed explains more than what waits itself.
             let worst = missing.into_iter().filter_map(|n| self.view(now, n)).max_by_key(|v| v.state.severity());

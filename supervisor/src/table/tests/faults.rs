@@ -134,6 +134,25 @@ fn row_11_a_daemon_that_says_it_cannot_take_work_is_shown_and_left_alone() {
 }
 
 #[test]
+fn row_76_a_degraded_daemon_names_who_is_away_and_the_chain_follows() {
+    let mut world = World::new();
+    world.start();
+    let (api, gateway, cluster) = (at(Daemon::Api), at(Daemon::Gateway), at(Daemon::Cluster));
+    let why = |world: &World, name| world.table.view(world.now, name).unwrap().why;
+    world.fact(api, Fact::Serving(false));
+    assert_eq!(why(&world, api), "says it cannot take work");
+    assert_eq!(world.table.chain(world.now, api).len(), 1, "nobody else is to blame");
+    world.missing.push(Daemon::Cluster);
+    world.die(Daemon::Cluster, Exit::Code(1));
+    world.fact(gateway, Fact::Serving(false));
+    world.pass(100);
+    assert_eq!(why(&world, gateway), "says it cannot take work: cluster@0 is failed");
+    assert_eq!(why(&world, api), "says it cannot take work: cluster@0 is failed, gateway@0 is degraded");
+    let chain: Vec<InstanceName> = world.table.chain(world.now, api).iter().map(|v| v.name).collect();
+    assert_eq!(chain, [api, cluster], "what failed explains more than what suffers from it");
+}
+
+#[test]
 fn row_6_want_of_memory_waits_one_step_longer() {
     let mut world = World::new();
     world.start();

@@ -90,7 +90,7 @@ impl DaemonSpec {
 pub struct Spec {
     /// By daemon, in start order of [`Daemon::ALL`].
     pub daemons: BTreeMap<Daemon, DaemonSpec>,
-    /// A stop of everything that has taken this long goes on with [`FAST_DEADLINE`].
+    /// A stop of everything that has taken this long goes on with [`crate::limits::FAST_DEADLINE`].
     pub stop_timeout: Duration,
     /// Processes that are on their way to ready at once; not set: all.
     pub parallel: Option<NonZeroU16>,

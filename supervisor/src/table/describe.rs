@@ -177,7 +177,7 @@ impl Table {
             restarts: instance.restarts,
             last_restart: instance.last_restart.map(|at| now.saturating_sub(at)),
             why,
-            crash_loop: instance.backoff.crash_loop().is_some(),
+            crash_loop: instance.backoff.crash_loop().is_some() && self.wanted(name),
             wanted: self.wanted(name),
             adopted: run.is_some_and(|r| r.adopted),
             held: self.held.contains(&name),

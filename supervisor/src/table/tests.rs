@@ -241,22 +241,6 @@ fn starts_in_order_admits_last_and_times_it() {
 }
 
 #[test]
-fn a_silent_part_holds_its_dependants_back_and_fails_the_start_at_its_timeout() {
-    let mut world = World::new();
-    world.mute.push(at(Daemon::Gateway));
-    world.start();
-    assert_eq!(world.state(at(Daemon::Api)), State::Waiting);
-    let why = world.table.view(world.now, at(Daemon::Api)).unwrap().why;
-    assert_eq!(why, "waits for gateway@0");
-    world.pass(59_000);
-    assert!(world.ended.is_empty());
-    world.pass(20_000);
-    assert_eq!(world.last().code, 6);
-    assert_eq!(world.last().message, "gateway@0 failed: not ready before the start timeout");
-    assert!(world.live.is_empty() && world.table.is_down());
-}
-
-#[test]
 fn rollback_goes_in_reverse_and_leaves_nothing() {
     let mut world = World::new();
     world.missing.push(Daemon::Worker(Pool::Push));

@@ -3,6 +3,22 @@
 use super::*;
 
 #[test]
+fn a_silent_part_holds_its_dependants_back_and_fails_the_start_at_its_timeout() {
+    let mut world = World::new();
+    world.mute.push(at(Daemon::Gateway));
+    world.start();
+    assert_eq!(world.state(at(Daemon::Api)), State::Waiting);
+    let why = world.table.view(world.now, at(Daemon::Api)).unwrap().why;
+    assert_eq!(why, "waits for gateway@0");
+    world.pass(59_000);
+    assert!(world.ended.is_empty());
+    world.pass(20_000);
+    assert_eq!(world.last().code, 6);
+    assert_eq!(world.last().message, "gateway@0 failed: not ready before the start timeout");
+    assert!(world.live.is_empty() && world.table.is_down());
+}
+
+#[test]
 fn row_10_a_slow_start_that_works_gets_more_time_up_to_its_maximum() {
     let mut world = World::new();
     let cluster = at(Daemon::Cluster);

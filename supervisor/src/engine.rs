@@ -246,7 +246,7 @@ impl Engine {
         let table = std::mem::replace(&mut heritage.table, spare);
         let listeners = std::mem::take(&mut heritage.listeners);
         let (began, epoch) = (heritage.zero, heritage.epoch);
-        let ledger = Ledger::new(runtime.ledger());
+        let ledger = Ledger::new(runtime.ledger(), std::mem::take(&mut heritage.said));
         let overrides = Overrides::open(&config);
         let (nodes, nodes_out) = watch::channel(Arc::new(node::Table::default()));
         let (snapshot, snapshot_out) = watch::channel(Arc::new(Snapshot::of(&table, Duration::ZERO)));

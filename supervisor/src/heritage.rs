@@ -42,6 +42,8 @@ pub struct Heritage {
     pub started: bool,
     /// Foreign processes of the node that were ended, in words.
     pub ended: Vec<String>,
+    /// The record of the predecessor.
+    pub said: Saved,
 }
 
 /// Now, by the clock that the record is written in. Unit: ns.
@@ -99,7 +101,7 @@ pub fn go_on(
     let age = Duration::from_nanos(monotonic_ns().saturating_sub(saved.node.zero_ns));
     let epoch = runtime.epoch()?;
     let mut table = new_table(config, epoch);
-    let leaving = saved.node.desired.leaving;
+    let (leaving, said) = (saved.node.desired.leaving, saved.clone());
     table.inherit(saved.node.desired, &saved.node.configured);
     let mut children = Vec::new();
     for (name, (instance, start_time)) in saved.instances {
@@ -120,7 +122,7 @@ pub fn go_on(
     let zero = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
     let listeners = Listeners::inherit(&config.public, listeners);
     let (dead, ended) = (Vec::new(), Vec::new());
-    Ok(Heritage { table, zero, epoch, listeners, children, dead, leaving, started: saved.node.started, ended })
+    Ok(Heritage { table, zero, epoch, listeners, children, dead, leaving, started: saved.node.started, ended, said })
 }
 
 /// No usable record: what carries our marker is taken over, the rest is started.
@@ -132,7 +134,8 @@ fn begin(config: &Config, runtime: &Runtime, survey: Survey) -> Result<Heritage,
     }
     let listeners = Listeners::default();
     let Survey { alive: children, ended, .. } = survey;
-    Ok(Heritage { table, zero: Instant::now(), epoch, listeners, children, dead: Vec::new(), leaving: None, started: false, ended })
+    let (dead, said) = (Vec::new(), Saved::default());
+    Ok(Heritage { table, zero: Instant::now(), epoch, listeners, children, dead, leaving: None, started: false, ended, said })
 }
 
 fn resume((config, runtime): (&Config, &Runtime), passed: &mut Passed, saved: Saved, survey: Survey) -> Result<Heritage, RuntimeError> {
@@ -142,7 +145,7 @@ fn resume((config, runtime): (&Config, &Runtime), passed: &mut Passed, saved: Sa
     };
     let epoch = runtime.epoch()?;
     let mut table = new_table(config, epoch);
-    let leaving = saved.node.desired.leaving;
+    let (leaving, said) = (saved.node.desired.leaving, saved.clone());
     table.inherit(saved.node.desired, &saved.node.configured);
     for (name, (instance, _)) in saved.instances {
         let live = survey.alive.iter().any(|f| f.recorded && f.marker.name == name);
@@ -151,6 +154,7 @@ fn resume((config, runtime): (&Config, &Runtime), passed: &mut Passed, saved: Sa
     for found in survey.alive.iter().filter(|f| !f.recorded) {
         table.adopt_unrecorded(age, found.marker.name, found.marker.generation, found.pid, found.marker.incarnation);
     }
+    count_on(&mut table, &said, &survey.alive);
     let of = |daemon| survey.alive.iter().filter(move |f| f.marker.name.daemon == daemon);
     let listeners = Listeners::regain(
         &config.public,
@@ -160,19 +164,31 @@ fn resume((config, runtime): (&Config, &Runtime), passed: &mut Passed, saved: Sa
         |daemon| of(daemon).next().is_some(),
     );
     let Survey { alive: children, dead, ended } = survey;
-    Ok(Heritage { table, zero, epoch, listeners, children, dead, leaving, started: saved.node.started, ended })
+    Ok(Heritage { table, zero, epoch, listeners, children, dead, leaving, started: saved.node.started, ended, said })
 }
 
 /// Nothing lives: a start like any other, of what was wanted.
 fn restart(config: &Config, runtime: &Runtime, saved: Saved, survey: Survey) -> Result<Heritage, RuntimeError> {
     let mut heritage = begin(config, runtime, Survey { ended: survey.ended, ..Survey::default() })?;
-    let mut desired = saved.node.desired;
+    let mut desired = saved.node.desired.clone();
     desired.admitted = false;
     let mut table = new_table(config, heritage.epoch);
     table.inherit(desired, &saved.node.configured);
+    count_on(&mut table, &saved, &[]);
+    count_on(&mut heritage.table, &saved, &[]);
     // Who starts a node on which everything was stopped wants it to run.
     if !table.wants_nothing() {
         heritage.table = table;
     }
+    heritage.said = saved;
     Ok(heritage)
+}
+
+/// Spawns of those who do not live are counted on from the record of a predecessor.
+fn count_on(table: &mut Table, said: &Saved, alive: &[Found]) {
+    let recorded = said.instances.iter().map(|(name, (instance, _))| (*name, instance.generation));
+    let intended = said.intents.iter().filter_map(|i| Some((i.name.parse().ok()?, i.generation)));
+    for (name, generation) in recorded.chain(intended).filter(|(name, _)| alive.iter().all(|f| f.marker.name != *name)) {
+        table.begun(name, generation);
+    }
 }

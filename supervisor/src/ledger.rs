@@ -148,10 +148,10 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Nothing is written before the first [`Self::save`], which replaces the file of a predecessor.
+    /// Nothing is written before there is something to say. `said`: the record of a predecessor, which is repeated until we know better.
     #[must_use]
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, file: None, lines: 0, said: Saved::default() }
+    pub fn new(path: PathBuf, said: Saved) -> Self {
+        Self { path, file: None, lines: 0, said }
     }
 
     /// What a predecessor left; `None` when there is nothing usable.
@@ -166,6 +166,8 @@ impl Ledger {
     /// The runtime folder cannot be written; the next call writes everything anew.
     pub fn save<'a>(&mut self, node: NodeRecord, instances: impl Iterator<Item = (&'a Instance, u64)>) -> io::Result<()> {
         let mut lines = Vec::new();
+        // All instances are told: what became of the forks of a predecessor is known.
+        self.said.intents.clear();
         if self.file.is_none() || self.said.node != node {
             lines.push(Line::Node(Box::new(node.clone())));
             self.said.node = node;
@@ -203,6 +205,9 @@ impl Ledger {
         text += &encode(&Line::Node(Box::new(self.said.node.clone())))?;
         for (instance, start_time) in self.said.instances.values() {
             text += &encode(&Line::Instance { instance: Box::new(instance.clone()), start_time: *start_time })?;
+        }
+        for intent in &self.said.intents {
+            text += &encode(&Line::Intent(intent.clone()))?;
         }
         Ok(text)
     }
@@ -271,7 +276,7 @@ mod tests {
     fn reads_what_was_written_and_only_differences_are() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        let mut ledger = Ledger::new(path.clone());
+        let mut ledger = Ledger::new(path.clone(), Saved::default());
         let (a, b) = (instance("api@0", 1, 10), instance("cluster@0", 3, 11));
         ledger.save(node(), [(&a, 7), (&b, 8)].into_iter()).unwrap();
         let size = fs::metadata(&path).unwrap().len();
@@ -290,8 +295,22 @@ mod tests {
     }
 
     #[test]
+    fn row_42_a_successor_that_dies_after_its_first_fork_leaves_the_record_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let read = || Ledger::read(&path).unwrap();
+        Ledger::new(path.clone(), Saved::default()).save(node(), [(&instance("api@0", 4, 10), 7)].into_iter()).unwrap();
+        let before = read();
+        let intents = ["cluster@0", "gateway@0"].map(|name| Intent { name: name.into(), generation: 3, incarnation: 9 });
+        for intent in &intents {
+            Ledger::new(path.clone(), read()).intend(intent.clone()).unwrap();
+        }
+        assert_eq!(read(), Saved { intents: intents.into(), ..before });
+    }
+
+    #[test]
     fn row_45_another_boot_is_void() {
-        let mut ledger = Ledger::new("/nowhere/state".into());
+        let mut ledger = Ledger::new("/nowhere/state".into(), Saved::default());
         assert!(ledger.save(node(), std::iter::empty()).is_err());
         let text = ledger.text().unwrap();
         assert!(Saved::parse(&text, &boot_id()).is_some());
@@ -301,7 +320,7 @@ mod tests {
     #[test]
     fn row_46_a_torn_file_ends_where_it_is_torn() {
         let dir = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::new(dir.path().join("state"));
+        let mut ledger = Ledger::new(dir.path().join("state"), Saved::default());
         let (a, b) = (instance("api@0", 1, 10), instance("cluster@0", 3, 11));
         ledger.save(node(), [(&a, 7), (&b, 8)].into_iter()).unwrap();
         let text = fs::read_to_string(dir.path().join("state")).unwrap();
@@ -333,7 +352,7 @@ mod tests {
     #[test]
     fn a_long_file_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::new(dir.path().join("state"));
+        let mut ledger = Ledger::new(dir.path().join("state"), Saved::default());
         for generation in 0..3 * LEDGER_LINES_MAX as u64 {
             ledger.save(node(), [(&instance("api@0", generation, 10), 7)].into_iter()).unwrap();
         }

@@ -107,6 +107,9 @@ pub const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// Delay between a SIGCHLD and the look for orphans and stopped daemons: whose end we watch is told by its handle, earlier.
 pub const CHILDREN_DELAY: Duration = Duration::from_millis(2);
 
+/// How long a child may take from its birth to its program, in which it has copies of our descriptors.
+pub const BIRTH_WAIT: Duration = Duration::from_secs(1);
+
 /// From the end of an operation until the memory that it needed is given back: what follows on its heels needs it again.
 pub const TIDY_DELAY: Duration = Duration::from_millis(500);
 /// Logs in one stream.

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
 use serde::{Deserialize, Serialize};
@@ -157,6 +157,15 @@ fn become_it(origin: &Origin, state: i32) -> io::Result<()> {
         Err(error) => Err(error.into()),
         Ok(never) => match never {},
     }
+}
+
+/// What asks something of a running supervisor does not end one that is about to be: it waits until the handlers are installed. What asks it to
+/// end may end it until then.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn hold_signals() -> io::Result<()> {
+    [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2].into_iter().collect::<SigSet>().thread_block().map_err(Into::into)
 }
 
 /// To be called when the handlers are installed.

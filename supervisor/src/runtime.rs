@@ -1,12 +1,16 @@
 //! Folders, the supervisor's own locks, and the epoch of the node table.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use wk_node::EpochFile;
+
+use crate::limits::BIRTH_WAIT;
+use crate::process::state_and_session;
 
 /// The folders cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -144,20 +148,35 @@ impl Runtime {
 
 fn take_lock(path: &Path) -> Result<File, RuntimeError> {
     let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(io_error("open", path))?;
-    match file.try_lock() {
-        Ok(()) => {
-            file.set_len(0).map_err(io_error("write", path))?;
-            writeln!(file, "pid {}", std::process::id()).map_err(io_error("write", path))?;
-            Ok(file)
+    let until = Instant::now() + BIRTH_WAIT;
+    loop {
+        let holder = match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => holder(&mut file),
+            Err(TryLockError::Error(e)) => return Err(io_error("lock", path)(e)),
+        };
+        // A supervisor that is killed between a fork and an exec leaves its lock to the child, which lets go of it in a moment.
+        if holder.is_none_or(lives) || Instant::now() >= until {
+            let holder = holder.map_or_else(|| "pid unknown".to_owned(), |pid| format!("pid {pid}"));
+            return Err(RuntimeError::Held { path: path.to_path_buf(), holder });
         }
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let read = file.read_to_string(&mut holder);
-            let holder = if read.is_ok() && !holder.trim().is_empty() { holder.trim().to_owned() } else { "pid unknown".to_owned() };
-            Err(RuntimeError::Held { path: path.to_path_buf(), holder })
-        }
-        Err(TryLockError::Error(e)) => Err(io_error("lock", path)(e)),
+        std::thread::park_timeout(Duration::from_millis(2));
     }
+    file.set_len(0).map_err(io_error("write", path))?;
+    file.rewind().map_err(io_error("write", path))?;
+    writeln!(file, "pid {}", std::process::id()).map_err(io_error("write", path))?;
+    Ok(file)
+}
+
+/// Who wrote into a lock file that it has the lock.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().and_then(|()| file.read_to_string(&mut text)).ok()?;
+    text.trim().strip_prefix("pid ")?.parse().ok()
+}
+
+fn lives(pid: u32) -> bool {
+    state_and_session(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
 #[cfg(test)]
@@ -175,6 +194,27 @@ mod tests {
         assert!(matches!(other_dir, RuntimeError::Held { .. }), "same data, other sockets: {other_dir}");
         drop(first);
         Runtime::open(&run, &data, &logs).unwrap();
+    }
+
+    #[test]
+    fn the_lock_of_a_dead_supervisor_is_waited_for() {
+        let base = tempfile::tempdir().unwrap();
+        let open = || Runtime::open(&base.path().join("run"), &base.path().join("data"), &base.path().join("logs"));
+        let first = open().unwrap();
+        // As a child of it does that has not executed its program yet.
+        let child = first.locks().map(|lock| lock.try_clone_to_owned().unwrap());
+        for path in ["run/lock", "data/supervisor/lock"] {
+            fs::write(base.path().join(path), format!("pid {}", u32::MAX)).unwrap();
+        }
+        drop(first);
+        let executes = std::thread::spawn(move || {
+            std::thread::park_timeout(Duration::from_millis(30));
+            drop(child);
+        });
+        open().unwrap();
+        executes.join().unwrap();
+        let locks = [base.path().join("run/lock"), base.path().join("data/supervisor/lock")].map(|p| fs::read_to_string(p).unwrap());
+        assert_eq!(locks, [format!("pid {}\n", std::process::id()), format!("pid {}\n", std::process::id())]);
     }
 
     #[test]

@@ -158,6 +158,7 @@ pub fn write_man(command: clap::Command, dir: &Path) -> Result<u8, ServiceError>
 /// It could not begin; nothing was started.
 pub fn run(options: Options, env: &Env) -> Result<u8, ServiceError> {
     crate::panic::abort_on_panic();
+    reexec::hold_signals().map_err(failed("hold signals back"))?;
     sys::seal_inherited().map_err(failed("close inherited descriptors on exec"))?;
     let mut passed = Passed::take(env).map_err(failed("descriptors passed by systemd"))?;
     let origin = Origin::here().map_err(failed("find our own binary"))?;

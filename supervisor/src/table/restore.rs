@@ -169,6 +169,13 @@ impl Table {
         self.instances.insert(name, instance);
     }
 
+    /// A generation that a predecessor began, or was about to begin, is not begun again. For an instance of which no process lives.
+    pub fn begun(&mut self, name: InstanceName, generation: u64) {
+        if let Some(instance) = self.instances.get_mut(&name) {
+            instance.generation = instance.generation.max(generation);
+        }
+    }
+
     /// Takes over a process that no record knows, found by its marker.
     pub fn adopt_unrecorded(&mut self, now: Time, name: InstanceName, generation: u64, pid: u32, incarnation: u64) {
         let mut instance = self.instances.get(&name).cloned().unwrap_or_else(|| Instance::new(name));

@@ -71,6 +71,15 @@ impl Child {
         file.and_then(|mut f| f.write_all(line.as_bytes())).expect("the folder of faults can be written");
     }
 
+    /// Held as long as this process lives. Whoever finds it held tells: two of an instance live at a time.
+    fn alone(&self) -> anyhow::Result<fs::File> {
+        let file = fs::File::create(self.folder.join(format!("{}.alone", self.instance)))?;
+        if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
+            self.event("not alone");
+        }
+        Ok(file)
+    }
+
     async fn say(&self, ready: bool) {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         self.health.set_service_status("wk.ready", status).await;
@@ -244,6 +253,7 @@ fn main() -> anyhow::Result<()> {
         let (health, health_service) = tonic_health::server::health_reporter();
         let child = Child { instance, generation, folder, words: Arc::new(words), health, activated: Arc::new(watch::channel(false).0) };
         child.event(&format!("spawn {} {}", std::process::id(), var("WK_LISTEN_FDNAMES")?));
+        let _alone = child.alone()?;
         if let Some(text) = child.value("log") {
             writeln!(std::io::stderr(), "{}", text.replace('_', " "))?;
         }

@@ -154,6 +154,22 @@ fn terminal() -> (std::fs::File, std::fs::File) {
 }
 
 #[tokio::test]
+async fn row_61_a_signal_that_comes_before_its_handler_does_not_end_it() {
+    let mut node = Plan::new("").spawn();
+    // Its first word comes a while before its handlers.
+    let out = node.dir().join("out");
+    while std::fs::metadata(&out).map_or(0, |m| m.len()) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        node.signal_supervisor(signal);
+    }
+    node.wait("ready", |s| s.overall == "ready").await;
+    node.signal_supervisor(Signal::SIGTERM);
+    assert_eq!(node.exit().await.code(), Some(0), "{}", node.out());
+}
+
+#[tokio::test]
 async fn row_61_other_signals_do_not_end_it() {
     let node = Node::start().await;
     let log = node.dir().join("logs/supervisor.log");

@@ -1,6 +1,7 @@
 //! The real supervisor and control tool against daemons that misbehave on command (`tests/fault-child`).
 
 mod adopt;
+mod chaos;
 mod commands;
 mod control;
 mod crash;

@@ -380,6 +380,13 @@ async fn logs_events_graph_and_plans_have_their_forms() {
     assert!(node.must_wkctl(&["logs", "api", "-n", "5"]).await.contains("api@0  hello there"));
     assert!(node.must_wkctl(&["graph", "--live"]).await.contains("└─requires cluster ● ready"));
     assert!(node.must_wkctl(&["graph", "--format", "dot"]).await.starts_with("digraph"));
+    let graph: Value = serde_json::from_str(&node.must_wkctl(&["graph", "-o", "json"]).await).unwrap();
+    let gateway = graph["nodes"].as_array().unwrap().iter().find(|n| n["daemon"] == "gateway").unwrap();
+    assert_eq!((&gateway["requires"], &gateway["state"]), (&serde_json::json!(["cluster"]), &"ready".into()));
+    assert!(node.must_wkctl(&["graph", "-o", "yaml"]).await.contains("daemon: \"plugin-host\""));
+    assert_eq!(node.must_wkctl(&["graph", "-o", "name"]).await.lines().count(), 7);
+    assert!(node.must_wkctl(&["logs", "api", "-o", "yaml"]).await.starts_with("---\ninstance: \"api@0\"\ntext: "));
+    assert_eq!(node.must_wkctl(&["logs", "api", "-o", "name"]).await, "api@0\n");
     assert!(node.must_wkctl(&["analyze", "blame"]).await.contains("ms  cluster@0"));
     assert!(node.must_wkctl(&["analyze", "critical-chain"]).await.contains("└─"));
     let plan = node.must_wkctl(&["stop", "--dry-run"]).await;

@@ -6,6 +6,7 @@ mod commands;
 mod control;
 mod crash;
 mod faults;
+mod forms;
 mod journal;
 mod metrics;
 mod names;

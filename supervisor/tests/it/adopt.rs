@@ -77,7 +77,7 @@ async fn a_successor_stops_what_it_adopted() {
     node.wait("ready again", |s| s.overall == "ready" && s.instances.iter().all(|i| i.adopted)).await;
     node.signal_supervisor(Signal::SIGTERM);
     assert_eq!(node.exit().await.code(), Some(0), "{}", node.out());
-    assert!(node.out().contains("clean 7 · forced 0 · gone 0 · lost 0"), "{}", node.out());
+    node.said("clean 7 · forced 0 · gone 0 · lost 0").await;
     assert!(node.leftovers().is_empty());
     assert!(!node.runtime().join("state").exists(), "nothing is left to adopt");
 }
@@ -163,11 +163,11 @@ async fn row_44_the_exit_code_of_an_adopted_daemon_is_known() {
     let adopted = node.wait_instance("worker.user@0", "adopted", |i| i.adopted && i.state() == State::Ready).await;
     send(adopted.pid, Signal::SIGUSR1);
     node.wait_back("worker.user@0", adopted.generation).await;
-    assert!(node.out().contains("worker.user@0 exit 42;"), "{}", node.out());
+    node.said("worker.user@0 exit 42;").await;
     let gateway = node.wait_instance("gateway@0", "adopted", |i| i.adopted).await;
     send(gateway.pid, Signal::SIGKILL);
     node.wait_back("gateway@0", gateway.generation).await;
-    assert!(node.out().contains("gateway@0 signal 9"), "{}", node.out());
+    node.said("gateway@0 signal 9").await;
 }
 
 /// One that stands still is found by the successor, not at some later check.

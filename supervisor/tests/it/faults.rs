@@ -39,7 +39,7 @@ async fn rows_12_and_13_a_blocked_executor_is_a_hang() {
     client.report_stall(report).await.unwrap();
     node.wait_back("worker.user@0", old.generation).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    assert!(node.out().contains("hang: no answer to a probe"), "{}", node.out());
+    node.said("hang: no answer to a probe").await;
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn row_18_a_daemon_that_closes_its_health_socket_is_a_hang() {
     let node = Plan::new("").fault("worker.push@0", "health-closes=800 once").spawn();
     node.wait("ready", |s| s.overall == "ready").await;
     node.wait_back("worker.push@0", 1).await;
-    assert!(node.out().contains("hang: health connection lost"), "{}", node.out());
+    node.said("hang: health connection lost").await;
 }
 
 /// Nobody reads for a daemon: it writes to its file, whatever the supervisor does.
@@ -127,7 +127,7 @@ async fn row_39_as_process_1_it_reaps_and_ends() {
     tokio::time::timeout(Duration::from_secs(30), look).await.expect("orphans are reaped");
     kill(Pid::from_raw(i32::try_from(init).unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(node.exit().await.code(), Some(0), "{}", node.out());
-    assert!(node.out().contains("clean 7"), "{}", node.out());
+    node.said("clean 7").await;
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn row_50_a_cleaned_runtime_folder_is_made_again() {
     let status = node.wait("reachable again", |s| s.overall == "ready").await;
     let pids = |s: &wk_proto::supervisor::v1::Snapshot| s.instances.iter().map(|i| (i.name.clone(), i.pid)).collect::<Vec<_>>();
     assert_eq!((pids(&status), status.supervisor_pid), (pids(&before), before.supervisor_pid));
-    assert!(node.out().contains("the runtime folder was cleaned"), "{}", node.out());
+    node.said("the runtime folder was cleaned").await;
     assert!(wk_rpc::dial(node.runtime().join("node.sock")).await.is_ok());
     let old = node.instance("worker.user@0").await;
     node.signal("worker.user@0", Signal::SIGKILL).await;

@@ -92,7 +92,14 @@ fn spawn(dir: &Path) -> Child {
 
 fn spawn_command(dir: &Path, mut command: Command) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("out")).unwrap();
-    command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    command.stdout(log.try_clone().unwrap()).stderr(log);
+    loop {
+        match command.spawn() {
+            // A copy of the program that was just written: a child of another test, not yet executed, still has it open.
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            spawned => return spawned.unwrap(),
+        }
+    }
 }
 
 /// `wksupervisor run` for a folder.
@@ -124,6 +131,17 @@ impl Node {
 
     pub(crate) fn out(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("out")).unwrap_or_default()
+    }
+
+    /// Waits until the supervisor has said it: its words are written by a thread of their own, after its deeds.
+    pub(crate) async fn said(&self, text: &str) {
+        let look = async {
+            while !self.out().contains(text) {
+                // A file: nothing to wait on but time.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, look).await.is_ok(), "{text}: not said\n{}", self.out());
     }
 
     /// Lines of what the children were told: (instance, generation, what).

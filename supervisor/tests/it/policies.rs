@@ -33,7 +33,7 @@ async fn row_11_a_daemon_that_cannot_take_work_is_restarted_by_its_policy() {
     let node = plan.spawn();
     let back = node.wait_back("api@0", 1).await;
     assert_eq!((back.generation, back.restarts), (2, 1), "{}", node.out());
-    assert!(node.out().contains("unreadyRestart"), "{}", node.out());
+    node.said("unreadyRestart").await;
     node.wait("ready", |s| s.overall == "ready").await;
 }
 
@@ -52,7 +52,7 @@ async fn a_crash_loop_ends_the_node_with_101_where_the_policy_says_so() {
     node.fault("api@0", "crash=1");
     node.signal("api@0", Signal::SIGKILL).await;
     assert_eq!(node.exit().await.code(), Some(101), "{}", node.out());
-    assert!(node.out().contains("supervisor.daemons.api.escalateAfter"), "{}", node.out());
+    node.said("supervisor.daemons.api.escalateAfter").await;
     assert!(node.leftovers().is_empty() && !node.runtime().join("state").exists(), "{:?}", node.leftovers());
     let events = std::fs::read_to_string(node.dir().join("logs/events.jsonl")).unwrap();
     let told: Vec<&str> = events.lines().filter(|l| l.contains(r#""kind":"crash-loop""#)).collect();

@@ -129,7 +129,7 @@ async fn row_38_unknown_zombies_are_reaped() {
     let old = node.instance("worker.user@0").await;
     node.signal("worker.user@0", Signal::SIGUSR1).await;
     node.wait_back("worker.user@0", old.generation).await;
-    assert!(node.out().contains("worker.user@0 exit 42;"), "{}", node.out());
+    node.said("worker.user@0 exit 42;").await;
 }
 
 #[tokio::test]

@@ -91,13 +91,13 @@ async fn the_successor_is_the_parent_still() {
     let old = node.instance("worker.user@0").await;
     node.signal("worker.user@0", Signal::SIGUSR1).await;
     node.wait_back("worker.user@0", old.generation).await;
-    assert!(node.out().contains("worker.user@0 exit 42;"), "{}", node.out());
+    node.said("worker.user@0 exit 42;").await;
     let gateway = node.instance("gateway@0").await;
     node.signal("gateway@0", Signal::SIGSTOP).await;
     node.wait_back("gateway@0", gateway.generation).await;
     node.signal_supervisor(Signal::SIGTERM);
     assert_eq!(node.exit().await.code(), Some(0), "{}", node.out());
-    assert!(node.out().contains("clean 7"), "{}", node.out());
+    node.said("clean 7").await;
     assert!(node.leftovers().is_empty());
 }
 

@@ -45,7 +45,7 @@ async fn prints_the_timing_table() {
     for row in &timing.rows {
         assert_eq!(row.wait_us + row.own_us, row.ready_at_us, "{row:?}");
     }
-    assert!(node.out().contains("total ready"), "{}", node.out());
+    node.said("total ready").await;
 }
 
 /// Catalogue rows 3 and 7, and the rollback.
@@ -132,7 +132,7 @@ async fn retries_the_whole_start_as_often_as_told() {
     let plan = Plan::new("supervisor:\n  startRetries: 1").fault("api@0", "exit=78 once");
     let node = plan.spawn();
     node.wait("ready", |s| s.overall == "ready").await;
-    assert!(node.out().contains("next attempt in"), "{}", node.out());
+    node.said("next attempt in").await;
 }
 
 #[tokio::test]

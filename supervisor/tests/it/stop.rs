@@ -36,7 +36,7 @@ async fn row_57_sigterm_drains_and_ends_with_zero() {
     let mut node = Node::start().await;
     node.signal_supervisor(Signal::SIGTERM);
     assert_eq!(node.exit().await.code(), Some(0), "{}", node.out());
-    assert!(node.out().contains("clean 7"), "{}", node.out());
+    node.said("clean 7").await;
     assert!(node.leftovers().is_empty());
 }
 
@@ -52,7 +52,7 @@ async fn row_58_a_second_signal_shortens_the_deadline_of_who_ignores_the_first()
     node.signal_supervisor(Signal::SIGINT);
     assert_eq!(node.exit().await.code(), Some(0), "{}", node.out());
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
-    assert!(node.out().contains("clean 6 · forced 1"), "{}", node.out());
+    node.said("clean 6 · forced 1").await;
     assert!(node.leftovers().is_empty());
 }
 

@@ -71,6 +71,8 @@ pub struct Config {
     pub cgroup: Choice,
     /// Where events also go: `supervisor.journal`.
     pub journal: String,
+    /// Bound of one log file. Unit: bytes.
+    pub log_bytes: u64,
     /// First log filter.
     pub log_filter: String,
     /// Environment given to the daemons.
@@ -170,6 +172,7 @@ impl Config {
             start_retries: config.supervisor.start_retries,
             cgroup: Choice::parse(&config.supervisor.cgroup),
             journal: config.supervisor.journal.clone(),
+            log_bytes: config.supervisor.log_bytes.0,
             log_filter: env.get("WK_LOG").map_or_else(|| config.log_filter().to_owned(), str::to_owned),
             child_env: env.iter().filter(|(k, _)| INHERITED.contains(k)).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
             warnings,

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::engine::{Command, Mark, Snapshot};
 use crate::events::Hub;
 use crate::limits::{METRICS_TIMEOUT, MIN_READY, STREAM_QUEUE};
+use crate::logs::Cuts;
 use crate::metrics::Counters;
 use crate::names;
 use crate::roles::Actor;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     /// What happened.
     pub events: Hub,
+    /// What was taken from the heads of logs.
+    pub cuts: Arc<Cuts>,
     /// What processes use.
     pub sampler: Arc<Sampler>,
 }
@@ -309,7 +312,7 @@ impl Supervisor for ControlService {
             logs.push(("supervisor".into(), self.0.config.logs_dir.join("supervisor.log")));
         }
         let (out, lines) = mpsc::channel(STREAM_QUEUE);
-        tokio::spawn(streams::logs(logs, request.lines as usize, request.follow, out));
+        tokio::spawn(streams::logs(logs, request.lines as usize, request.follow.then(|| self.0.cuts.clone()), out));
         Ok(Response::new(Box::pin(ReceiverStream::new(lines))))
     }
 

@@ -40,6 +40,7 @@ use crate::heritage::Heritage;
 use crate::ledger::Ledger;
 use crate::limits::{CHILDREN_DELAY, FACTS_MAX, SPARE_FDS};
 use crate::listeners::Listeners;
+use crate::logs::Cuts;
 use crate::metrics::Counters;
 use crate::notify::{Notifier, Passed};
 use crate::overrides::Overrides;
@@ -168,7 +169,9 @@ pub struct Engine {
     table: Table,
     listeners: Listeners,
     children: BTreeMap<InstanceName, Child>,
+    /// Where the lines of each generation begin, counted from the first byte of its log ever.
     log_offsets: BTreeMap<InstanceName, u64>,
+    cuts: Arc<Cuts>,
     tx: mpsc::Sender<Msg>,
     rx: mpsc::Receiver<Msg>,
     commands: mpsc::Receiver<Command>,
@@ -256,6 +259,7 @@ impl Engine {
             listeners,
             children: BTreeMap::new(),
             log_offsets: BTreeMap::new(),
+            cuts: Arc::default(),
             tx,
             rx,
             commands: ports.commands,
@@ -312,6 +316,12 @@ impl Engine {
     #[must_use]
     pub fn with_cgroups(self, cgroups: Option<Cgroups>) -> Self {
         Self { cgroups, ..self }
+    }
+
+    /// What is taken from the heads of logs, which another thread does.
+    #[must_use]
+    pub fn with_cuts(self, cuts: Arc<Cuts>) -> Self {
+        Self { cuts, ..self }
     }
 
     /// Starts the node and serves until it is told to end. Returns the exit code, and the locks, which are to be held until nothing is left.

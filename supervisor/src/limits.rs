@@ -66,8 +66,8 @@ pub const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 pub const LOG_TAIL_LINES: usize = 20;
 /// Bytes read from the end of a log to find them. Unit: bytes.
 pub const LOG_TAIL_BYTES: u64 = 64 << 10;
-/// A log over this size is moved to `<name>.log.1` before the next generation starts. Unit: bytes.
-pub const LOG_BYTES_MAX: u64 = 64 << 20;
+/// Pause between two looks for logs over `supervisor.logBytes`: a log may be over its bound by what is written in this time.
+pub const LOG_LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Commands waiting for the engine; more are refused with `RESOURCE_EXHAUSTED`.
 pub const COMMANDS_MAX: usize = 64;
 /// Facts on their way from the watching tasks to the engine; a task waits when it is full.

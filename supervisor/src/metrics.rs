@@ -50,6 +50,8 @@ pub struct Counters {
     pub events_unwritten: IntCounter,
     /// Events that the systemd journal did not take.
     pub journal_dropped: IntCounter,
+    /// Logs that were over their bound and were cut.
+    pub log_rotations: IntCounter,
 }
 
 impl Default for Counters {
@@ -88,6 +90,7 @@ impl Default for Counters {
             events_folded: page
                 .counter("wk_supervisor_events_folded_total", "Events of crash loops that were held back, to be told as one."),
             events_unwritten: page.counter("wk_supervisor_events_unwritten_total", "Events that are not in the event file."),
+            log_rotations: page.counter("wk_supervisor_log_rotations_total", "Logs that were over their bound and were cut."),
             journal_dropped: page.counter("wk_supervisor_journal_dropped_total", "Events that the systemd journal did not take."),
             page,
         }

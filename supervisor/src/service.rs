@@ -29,6 +29,7 @@ use crate::engine::{Engine, Ports, Sockets};
 use crate::events::{Hub, Journal};
 use crate::heritage::{self, Heritage};
 use crate::limits::{COMMANDS_MAX, EVENTS_QUEUE_MAX, NOFILE};
+use crate::logs::{self, Cuts};
 use crate::mend::{self, Mended, connections};
 use crate::metrics::Counters;
 use crate::notify::{self, Beat, Notifier, Passed};
@@ -292,6 +293,7 @@ fn serve(
         Err(why) => format!("process groups and orphans, no limits (cgroup: {why})"),
     };
     tracing::info!(containment, "how processes are held together");
+    let cuts = Arc::new(Cuts::default());
     let shared = Shared {
         containment,
         config: config.clone(),
@@ -302,10 +304,15 @@ fn serve(
         commands: commands_in,
         counters,
         events: hub,
+        cuts: cuts.clone(),
         sampler: Arc::default(),
     };
     let (end, ended) = oneshot::channel();
-    let engine = engine.with_systemd(Notifier::new(env, watchdog, beat.clone()), passed).with_sockets(sockets).with_cgroups(cgroups.ok());
+    let engine = engine
+        .with_systemd(Notifier::new(env, watchdog, beat.clone()), passed)
+        .with_sockets(sockets)
+        .with_cgroups(cgroups.ok())
+        .with_cuts(cuts);
     let thread = control_thread([control, nodes], shared, events, ended, async move { beat.run(watchdog).await })?;
     let (code, locks) = executor.block_on(engine.run()).map_err(failed("install signal handlers"))?;
     // The engine is gone, so every stream of the control thread has ended; it has a moment to deliver what is queued.
@@ -406,11 +413,13 @@ fn control_thread(
             let (routes, options) = (Routes::new(NodeTableServer::new(NodeService(shared.clone()))), wk_rpc::ServeOptions::default());
             wk_rpc::serve_incoming(incoming.map(Ok), routes, options, stopped(stop.clone())).await
         };
+        let keep = logs::keep(shared.config.logs_dir.clone(), shared.config.log_bytes, shared.cuts.clone(), shared.counters.clone());
         let end = async move {
-            // The beat has no end of its own; an error means that the engine is gone.
+            // Neither beat nor keeper has an end of its own; an error means that the engine is gone.
             tokio::select! {
                 _ = &mut ended => stop_in.send_replace(true),
                 () = beat => false,
+                () = keep => false,
             };
         };
         let (control, table, (), ()) = tokio::join!(control, table, end, hub.run(events));

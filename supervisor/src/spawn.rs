@@ -17,7 +17,7 @@ use crate::adopt::Marker;
 use crate::cause::Cause;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
-use crate::limits::{LINK_BACKLOG, LOG_BYTES_MAX};
+use crate::limits::LINK_BACKLOG;
 use crate::listeners::Copies;
 use crate::spec::{DaemonSpec, Orphans};
 use crate::sys::{EXECUTE, LaunchError, Program};
@@ -29,7 +29,7 @@ pub struct Spawned {
     pub pid: Pid,
     /// Handle for signals and for its end.
     pub pidfd: OwnedFd,
-    /// Where the lines of this generation begin in its log.
+    /// Where the lines of this generation begin in its log as it is now.
     pub log_offset: u64,
     /// From the birth of the child until its program runs.
     pub exec: Duration,
@@ -214,18 +214,11 @@ fn our_log(name: InstanceName, error: &io::Error) -> io::Result<(File, u64)> {
     Ok((File::from(rustix::io::dup(io::stderr())?), 0))
 }
 
-/// Appends; a log over [`LOG_BYTES_MAX`] makes room first. Also says where the new lines begin.
+/// Appends. Also says where the new lines begin.
 fn open_log(path: &Path) -> io::Result<(File, u64)> {
-    let open = || OpenOptions::new().create(true).append(true).open(path);
-    let file = open()?;
+    let file = OpenOptions::new().create(true).append(true).open(path)?;
     let offset = file.metadata()?.len();
-    if offset <= LOG_BYTES_MAX {
-        return Ok((file, offset));
-    }
-    let mut old = OsString::from(path);
-    old.push(".1");
-    fs::rename(path, old)?;
-    Ok((open()?, 0))
+    Ok((file, offset))
 }
 
 #[cfg(test)]

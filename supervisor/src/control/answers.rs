@@ -96,7 +96,7 @@ impl Shared {
             instance: Some(self.instance(snapshot, view, Duration::ZERO)),
             chain: why.chain.iter().map(link).collect(),
             last_exit: view.last_end.map(|end| last_exit(end, why.last_end_ago.unwrap_or_default())),
-            log_tail: crate::logs::tail(&self.config.log_path(view.name), why.log_from),
+            log_tail: crate::logs::tail(&self.config.log_path(view.name), why.log_from, &self.cuts),
             backoff_ms: (next..next + PAUSES_SHOWN).map(|n| millis(backoff::delay(n))).collect(),
             crashes: view.crashes,
             next_attempt_ms: view.next_attempt.map(millis),

@@ -17,6 +17,7 @@ use wk_proto::supervisor::v1 as pb;
 use crate::engine::Snapshot;
 use crate::events::Hub;
 use crate::limits::{LOG_FOLLOW_BYTES, LOG_FOLLOW_EVERY, LOG_STREAM_MAX, STATUS_EVERY};
+use crate::logs::Cuts;
 use crate::names;
 
 /// A picture now, with each change, and at least every [`STATUS_EVERY`].
@@ -79,50 +80,60 @@ pub(super) async fn events(hub: Hub, request: pb::EventsRequest, out: Out<pb::Ev
 struct Tail {
     path: PathBuf,
     inode: u64,
+    /// Counted from the first byte ever.
     at: u64,
     rest: Vec<u8>,
+    cuts: Arc<Cuts>,
 }
 
 impl Tail {
-    fn new(path: PathBuf) -> Self {
-        let (inode, at) = std::fs::metadata(&path).map_or((0, 0), |m| (m.ino(), m.len()));
-        Self { path, inode, at, rest: Vec::new() }
+    fn new(path: PathBuf, cuts: Arc<Cuts>) -> Self {
+        let (inode, at) = cuts.hold(&path, |gone| std::fs::metadata(&path).map_or((0, gone), |m| (m.ino(), gone + m.len())));
+        Self { path, inode, at, rest: Vec::new(), cuts }
     }
 
-    /// Whole lines since the last time; a file that was moved aside or cut is begun anew.
+    /// Whole lines since the last time; a file that somebody else moved aside or cut is begun anew.
     fn more(&mut self) -> Vec<String> {
-        let Ok(mut file) = File::open(&self.path) else { return Vec::new() };
-        let Ok(meta) = file.metadata() else { return Vec::new() };
-        if meta.ino() != self.inode || meta.len() < self.at {
-            (self.inode, self.at) = (meta.ino(), 0);
-            self.rest.clear();
-        }
-        let mut bytes = Vec::new();
-        if file.seek(SeekFrom::Start(self.at)).is_err() || file.take(LOG_FOLLOW_BYTES).read_to_end(&mut bytes).is_err() {
-            return Vec::new();
-        }
-        self.at += bytes.len() as u64;
+        let cuts = self.cuts.clone();
+        let Some(bytes) = cuts.hold(&self.path.clone(), |gone| self.read(gone)) else { return Vec::new() };
         self.rest.extend(bytes);
         let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else { return Vec::new() };
         let whole: Vec<u8> = self.rest.drain(..=end).collect();
         String::from_utf8_lossy(&whole).lines().map(crate::logs::printable).collect()
     }
+
+    /// What was added, while nothing is cut. `gone`: bytes that we took from its head.
+    fn read(&mut self, gone: u64) -> Option<Vec<u8>> {
+        let mut file = File::open(&self.path).ok()?;
+        let meta = file.metadata().ok()?;
+        if meta.ino() != self.inode || gone + meta.len() < self.at {
+            (self.inode, self.at) = (meta.ino(), gone);
+            self.rest.clear();
+        }
+        // A reader that lagged behind a cut goes on with what is left; the rest is in the old file.
+        self.at = self.at.max(gone);
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(self.at - gone)).ok()?;
+        file.take(LOG_FOLLOW_BYTES).read_to_end(&mut bytes).ok()?;
+        self.at += bytes.len() as u64;
+        Some(bytes)
+    }
 }
 
-/// The last lines of each log and, when asked to, what is added. `logs`: instance names with their files.
-pub(super) async fn logs(logs: Vec<(String, PathBuf)>, lines: usize, follow: bool, out: Out<pb::LogLine>) {
+/// The last lines of each log and, with `follow`, what is added. `logs`: instance names with their files.
+pub(super) async fn logs(logs: Vec<(String, PathBuf)>, lines: usize, follow: Option<Arc<Cuts>>, out: Out<pb::LogLine>) {
     let mut tails: BTreeMap<String, Tail> = BTreeMap::new();
     for (instance, path) in logs.into_iter().take(LOG_STREAM_MAX) {
         // The position is taken before the last lines are read: none is missed, one may come twice at worst.
-        let tail = Tail::new(path.clone());
+        let tail = follow.clone().map(|cuts| Tail::new(path.clone(), cuts));
         for text in last(&path, lines) {
             if out.send(Ok(pb::LogLine { instance: instance.clone(), text })).await.is_err() {
                 return;
             }
         }
-        tails.insert(instance, tail);
+        tails.extend(tail.map(|tail| (instance, tail)));
     }
-    if !follow {
+    if follow.is_none() {
         return;
     }
     loop {
@@ -155,7 +166,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.log");
         std::fs::write(&path, "old\n").unwrap();
-        let mut tail = Tail::new(path.clone());
+        let mut tail = Tail::new(path.clone(), Arc::default());
         let append =
             |text: &str| std::fs::OpenOptions::new().create(true).append(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
         append("one\ntw");
@@ -166,6 +177,23 @@ mod tests {
         append("three\n");
         assert_eq!(tail.more(), ["three"]);
         assert!(tail.more().is_empty());
+    }
+
+    #[test]
+    fn follows_whole_lines_through_a_cut_of_our_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api@0.log");
+        let mut log = std::fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        log.write_all("old line\n".repeat(1000).as_bytes()).unwrap();
+        let cuts = Arc::new(Cuts::default());
+        let mut tail = Tail::new(path.clone(), cuts.clone());
+        log.write_all(b"one\ntw").unwrap();
+        assert_eq!(tail.more(), ["one"]);
+        crate::logs::rotate(&path, 1 << 20, &cuts).unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() < 9000);
+        assert!(tail.more().is_empty(), "nothing comes twice");
+        log.write_all(b"o\nthree\n").unwrap();
+        assert_eq!(tail.more(), ["two", "three"]);
     }
 
     /// Catalogue row 55: a stuck subscriber is told how much it missed and let go.

@@ -128,7 +128,8 @@ impl Engine {
         };
         let process = Process::new(spawned.pid, spawned.pidfd, &marker.identity());
         let pid = process.number();
-        self.log_offsets.insert(name, spawned.log_offset);
+        let log_offset = self.cuts.hold(&self.config.log_path(name), |gone| spawned.log_offset + gone);
+        self.log_offsets.insert(name, log_offset);
         let reads = self.fingerprints.get(&name.daemon).copied().unwrap_or(0);
         self.watch_child(name, generation, Found { marker, pid, start_time: 0, process, recorded: true }, false);
         Fact::Spawned { pid, incarnation, began, exec: spawned.exec, reads }
@@ -192,9 +193,9 @@ impl Engine {
         if let Some(timing) = end.timing.as_ref().filter(|_| request.as_ref().is_some_and(crate::table::Request::full)) {
             self.remember_start(timing.clone());
         }
-        let log_tail = end
-            .failed
-            .map_or_else(Vec::new, |name| logs::tail(&self.config.log_path(name), self.log_offsets.get(&name).copied().unwrap_or(0)));
+        let log_tail = end.failed.map_or_else(Vec::new, |name| {
+            logs::tail(&self.config.log_path(name), self.log_offsets.get(&name).copied().unwrap_or(0), &self.cuts)
+        });
         let partial = request.as_ref().is_some_and(|r| !r.full());
         let end = pb::OpEnd { partial, ..end_to_proto(end, log_tail) };
         self.console.end(&end, &self.listeners.addresses());

@@ -6,7 +6,7 @@
 //! | `once` | the other words hold for generation 1 only |
 //! | `log=TEXT` | writes TEXT (`_` is a blank) to standard error at the start |
 //! | `exit=CODE` | ends before it serves anything |
-//! | `exit-on-usr1=CODE` | ends with that code on SIGUSR1 |
+//! | `exit-on-usr1=CODE` | says so and ends with that code on SIGUSR1 |
 //! | `crash=MS` | ends with code 1 that long after its activation |
 //! | `never-ready` | is activated and says nothing |
 //! | `slow-init=MS` | serves nothing before |
@@ -165,6 +165,7 @@ impl Child {
             let mut usr1 = signal(SignalKind::user_defined1())?;
             tokio::spawn(async move {
                 usr1.recv().await;
+                drop(writeln!(std::io::stderr(), "the last word: {code}"));
                 std::process::exit(code);
             });
         }

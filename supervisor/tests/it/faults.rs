@@ -71,6 +71,29 @@ async fn row_25_a_daemon_writes_while_the_supervisor_stands_still() {
     node.wait_back("worker.user@0", old.generation).await;
 }
 
+/// A log over its bound gives its head to the old file while its daemon goes on writing into it; readers and `why` lose nothing.
+#[tokio::test]
+async fn a_log_is_bounded_while_its_daemon_runs() {
+    let node = Plan::new("supervisor:\n  logBytes: 64KB").fault("worker.user@0", "flood=1 exit-on-usr1=78").spawn();
+    node.wait("ready", |s| s.overall == "ready").await;
+    let log = node.dir().join("logs/worker.user@0.log");
+    let old = node.dir().join("logs/worker.user@0.log.1");
+    let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |m| m.len());
+    let look = async {
+        while size(&old) == 0 || size(&log) > 64 << 10 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), look).await.expect("cut within a look");
+    assert!(size(&old) <= 64 << 10, "the old file is bounded too: {}", size(&old));
+    let before = node.instance("worker.user@0").await;
+    node.signal("worker.user@0", Signal::SIGUSR1).await;
+    node.wait("given up", |s| s.instances.iter().any(|i| i.name == "worker.user@0" && i.pid == 0)).await;
+    let why = node.wkctl(&["why", "worker.user@0"]).await;
+    let text = String::from_utf8_lossy(&why.stdout).into_owned();
+    assert!(text.contains("the last word: 78"), "generation {}: {text}", before.generation);
+}
+
 #[tokio::test]
 async fn row_26_output_that_nobody_reads_holds_up_nothing() {
     let (reader, full) = std::io::pipe().unwrap();

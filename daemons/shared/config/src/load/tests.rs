@@ -18,6 +18,34 @@ fn the_shipped_file_is_the_default() {
     assert_eq!(shipped, default);
 }
 
+/// As a line, or as a comment that shows it.
+#[test]
+fn every_key_is_in_the_shipped_file() {
+    let bare = |line: &'static str| line.trim_start().trim_start_matches("# ").trim_start().to_owned();
+    let lines: Vec<String> = include_str!("../../wukongim.yaml").lines().map(bare).collect();
+    let shown = |word: &str| lines.iter().any(|line| line.starts_with(&format!("{word}:")));
+    // Keys of the original that nothing reads.
+    let unread = |key: &String| {
+        let of = [
+            "pprofOn",
+            "wssConfig.",
+            "auth.kind",
+            "logger.lineNum",
+            "channel.",
+            "plugin.socketPath",
+            "cluster.apiUrl",
+            "trace.",
+            "benchApi.token",
+        ];
+        of.iter().any(|part| key.starts_with(part))
+    };
+    // One daemon stands for all of them.
+    let keys = Config::default().entries().into_iter().map(|(key, _)| key);
+    let of_one = |key: &String| !key.starts_with("supervisor.daemons.") || key.starts_with("supervisor.daemons.gateway.");
+    let hidden: Vec<String> = keys.filter(of_one).filter(|key| !unread(key)).filter(|key| !key.split('.').all(&shown)).collect();
+    assert!(hidden.is_empty(), "{hidden:?}");
+}
+
 #[test]
 fn flag_beats_environment_beats_file() {
     let text = "cluster:\n  nodeid: 7\naddr: tcp://0.0.0.0:1\nworkers: {channel: 3}\nmanager:\n  on: false\n";

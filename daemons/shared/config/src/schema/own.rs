@@ -193,6 +193,8 @@ section! {
         cgroup: String = "auto".into(), "cgroup";
         /// Events as entries of the systemd journal: `auto` (when systemd runs the supervisor), `off`, or the path of a journal's socket. Default auto.
         journal: String = "auto".into(), "journal";
+        /// A log of a daemon, or the supervisor's own, that is larger gives its older lines to `<name>.log.1`. Default 64MB.
+        log_bytes: ByteSize = ByteSize::mib(64), "logBytes", ByteSize::kib(64)..=ByteSize::gib(64);
         /// Group whose members may do everything on the control socket, beside root and the own user. Default: none.
         admin_group: String = String::new(), "adminGroup";
         /// Group whose members may start, stop, restart, scale, roll, hold and reset. Default: none.

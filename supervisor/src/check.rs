@@ -1,6 +1,6 @@
 //! `wksupervisor check`: everything that would keep a node from running, found before anything starts, each with the next step.
 //!
-//! Looks only: it binds ports for a moment and closes them, and starts nothing. Errors make the exit code 78; warnings do not.
+//! Looks only: it binds ports for a moment, without listening, and starts and makes nothing. Errors make the exit code 78; warnings do not.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -9,16 +9,22 @@ use std::path::Path;
 use wk_config::Env;
 use wk_types::Daemon;
 
-use crate::cgroup::Cgroups;
-use crate::config::{Config, LoadError, PublicAddr, Source};
-use crate::limits::{CLOSE_DEADLINE, FAST_DEADLINE, LISTEN_BACKLOG, NOFILE, QUIESCE_DEADLINE};
-use crate::listeners::Listeners;
-use crate::notify::Passed;
+use crate::config::{Config, LoadError, Source};
+use crate::installed::{self, SUPERVISOR, TARGET, Unit};
+use crate::limits::{CLOSE_DEADLINE, FAST_DEADLINE, NOFILE, QUIESCE_DEADLINE};
 use crate::service::chain;
 use crate::sys;
 
+mod bounds;
 mod elf;
+mod place;
+mod ports;
 mod unit;
+
+use place::{Place, Want};
+
+/// Fewer open files than this are worth a word.
+const FILES_FEW: u64 = 65_536;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,11 +62,25 @@ fn error(about: &'static str, text: impl Into<String>, next: impl Into<String>) 
     Finding { level: Level::Error, about, text: text.into(), next: next.into() }
 }
 
-/// Looks at everything. `units`: folders in which systemd units are looked for.
+/// Looks at everything. `units`: folders in which systemd units are looked for. A configuration that an installed unit names is judged with
+/// the user, the limits, the sandbox and the delegation of that unit, whoever asks.
 #[must_use]
 pub fn run(source: &Source, env: &Env, units: &[&Path]) -> (Vec<Finding>, Option<Config>) {
+    let unit = Unit::find(units, SUPERVISOR);
     let mut found = Vec::new();
-    let config = match Config::load(source, env) {
+    let (place, env) = match Place::of(source, unit.as_ref()) {
+        Ok(place) => {
+            let env = place.env(env);
+            (place, env)
+        }
+        Err(text) => {
+            found.push(error("user", text, "systemd-sysusers makes it (the package runs it), or correct the unit"));
+            return (found, None);
+        }
+    };
+    let made = place.made();
+    let usable = |base: &Path| made.iter().any(|dir| base.starts_with(dir)) || place.judge.may(nearest(base), Want::Fill);
+    let config = match Config::of(source, &env, place.judge.uid, usable) {
         Ok(config) => {
             found.push(fine("configuration", format!("valid (node {}, hash {})", config.node_id, config.hash)));
             found.extend(config.warnings.iter().map(|w| warning("configuration", w, "see the key in wukongim.yaml")));
@@ -71,18 +91,24 @@ pub fn run(source: &Source, env: &Env, units: &[&Path]) -> (Vec<Finding>, Option
             None
         }
     };
+    found.push(user(&place));
+    found.extend(source.file.iter().filter_map(|file| readable(&place, file)));
     if let Some(config) = &config {
         found.push(graph(config));
-        found.extend(config.spec.daemons.keys().map(|d| binary(*d, &config.exe(*d))));
-        found.push(user());
+        found.extend(config.spec.daemons.keys().map(|d| binary(&place, *d, &config.exe(*d))));
         let runtime = config.runtime_dir.parent().unwrap_or(&config.runtime_dir);
         let folders = [("data folder", config.data_dir.as_path()), ("log folder", &config.logs_dir), ("runtime folder", runtime)];
-        found.extend(folders.into_iter().map(|(what, path)| folder(what, path)));
-        found.extend(ports(config));
-        found.push(deadlines(config, units));
-        found.push(cgroups(config));
+        found.extend(folders.into_iter().map(|(what, path)| folder(&place, what, path)));
+        found.extend(ports::look(config, &place));
+        found.push(deadlines(config, unit.as_ref()));
+        found.extend(bounds::look(config, &place));
+    }
+    if place.unit.is_some() && installed::is_behind() {
+        let text = format!("{TARGET} and its sockets follow an older configuration");
+        found.push(warning("units", text, "systemctl daemon-reload, before that set is started"));
     }
     found.extend(kernel());
+    found.push(files(&place));
     (found, config)
 }
 
@@ -107,7 +133,7 @@ fn graph(config: &Config) -> Finding {
 }
 
 /// Row 7 before it happens.
-fn binary(daemon: Daemon, path: &Path) -> Finding {
+fn binary(place: &Place, daemon: Daemon, path: &Path) -> Finding {
     let shown = path.display();
     let reinstall = "install the daemons beside wksupervisor, or set WK_BIN_DIR";
     let meta = match fs::metadata(path) {
@@ -117,8 +143,8 @@ fn binary(daemon: Daemon, path: &Path) -> Finding {
     if !meta.is_file() {
         return error("binary", format!("{daemon}: {shown} is not a file"), reinstall);
     }
-    if rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_err() {
-        return error("binary", format!("{daemon}: {shown} is not executable by us"), format!("chmod 755 {shown}"));
+    if !place.judge.may(path, Want::Execute) {
+        return error("binary", format!("{daemon}: {shown} is not executable by {}", place.judge.name), format!("chmod 755 {shown}"));
     }
     match elf::examine(path) {
         Ok(()) => fine("binary", format!("{daemon}: {shown}")),
@@ -126,25 +152,43 @@ fn binary(daemon: Daemon, path: &Path) -> Finding {
     }
 }
 
-fn user() -> Finding {
-    let uid = rustix::process::geteuid().as_raw();
-    let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map_or_else(|| uid.to_string(), |u| u.name);
-    match uid {
-        0 => warning("user", "would run as root", "run it as a user of its own (User=wukongim in the unit)"),
-        _ => fine("user", name),
+fn user(place: &Place) -> Finding {
+    let from = place.unit.as_ref().map_or_else(String::new, |unit| format!(", by {}", unit.path.display()));
+    match place.judge.uid {
+        0 => warning("user", format!("would run as root{from}"), "run it as a user of its own (User=wukongim in the unit)"),
+        _ => fine("user", format!("{}{from}", place.judge.name)),
     }
 }
 
-/// A folder that exists, or whose nearest ancestor lets us make it; nobody else may put things into its place.
-fn folder(what: &'static str, path: &Path) -> Finding {
-    let there = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    let shown = path.display();
+/// Whoever asks may read the file, or nothing would be known here; whoever runs the node must too.
+fn readable(place: &Place, file: &Path) -> Option<Finding> {
+    let name = &place.judge.name;
+    let shown = file.display();
+    let next = format!("chgrp {name} {shown} && chmod g+r {shown}, and g+x on its folders");
+    (!place.judge.may(file, Want::Read)).then(|| error("configuration", format!("{shown} cannot be read by {name}"), next))
+}
+
+/// The path, or the nearest folder above it that exists.
+fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"))
+}
+
+/// A folder that exists, or whose nearest ancestor lets it be made; nobody else may put things into its place.
+fn folder(place: &Place, what: &'static str, path: &Path) -> Finding {
+    let (there, shown, name) = (nearest(path), path.display(), &place.judge.name);
+    if let Some((why, next)) = place.closed(path) {
+        return error("folder", format!("{what} {shown} {why}"), next);
+    }
+    if let Some(dir) = place.made().iter().find(|dir| path.starts_with(dir) && dir.starts_with(there) && *dir != there) {
+        return fine("folder", format!("{what} {shown} (systemd makes {})", dir.display()));
+    }
     let Ok(meta) = fs::metadata(there) else { return error("folder", format!("{what} {shown} cannot be looked at"), "check its parents") };
-    let writable = rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok();
-    if !meta.is_dir() || !writable {
+    // systemd gives the folders that it makes to the user, whoever has them now.
+    let given = place.made().iter().any(|dir| dir == there);
+    if !meta.is_dir() || !(given || place.judge.may(there, Want::Fill)) {
         let exists = if there == path { "exists" } else { "cannot be made" };
-        let next = format!("mkdir -p {shown} && chown to the user of the supervisor");
-        return error("folder", format!("{what} {shown} {exists}, {} is not writable by us", there.display()), next);
+        let next = format!("mkdir -p {shown} && chown {name} {shown}");
+        return error("folder", format!("{what} {shown} {exists}, {} is not writable by {name}", there.display()), next);
     }
     let mode = meta.permissions().mode();
     let (others, sticky) = (mode & 0o022, mode & 0o1000 != 0);
@@ -155,43 +199,8 @@ fn folder(what: &'static str, path: &Path) -> Finding {
     fine("folder", format!("{what} {shown}"))
 }
 
-/// Row 16 before it happens. A node that runs holds its own ports.
-fn ports(config: &Config) -> Vec<Finding> {
-    if let Some(holder) = running(&config.runtime_dir) {
-        return vec![fine("ports", format!("not looked at: a supervisor runs this node ({holder})"))];
-    }
-    let each = |addr: &PublicAddr| match Listeners::open(&[*addr], &mut Passed::default()) {
-        Ok(_) => fine("ports", format!("{} {}", addr.label, addr.addr)),
-        Err(err) => {
-            let next = match err.source.kind() {
-                std::io::ErrorKind::AddrInUse => format!("end the process that has it, or set {} to another port", addr.key),
-                std::io::ErrorKind::PermissionDenied => format!("AmbientCapabilities=CAP_NET_BIND_SERVICE, or {} above 1023", addr.key),
-                _ => format!("set {} to an address of this machine", addr.key),
-            };
-            error("ports", err.to_string(), next)
-        }
-    };
-    let mut found: Vec<Finding> = config.public.iter().map(each).collect();
-    let backlog = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|t| t.trim().parse::<i32>().ok()).unwrap_or(0);
-    if backlog < LISTEN_BACKLOG {
-        let next = format!("sysctl -w net.core.somaxconn={LISTEN_BACKLOG}");
-        let text = format!("net.core.somaxconn is {backlog}: that many connections wait while a daemon is exchanged, not {LISTEN_BACKLOG}");
-        found.push(warning("ports", text, next));
-    }
-    found
-}
-
-/// Who has the lock of this node.
-fn running(dir: &Path) -> Option<String> {
-    let file = fs::File::options().read(true).write(true).open(dir.join("lock")).ok()?;
-    match file.try_lock() {
-        Err(fs::TryLockError::WouldBlock) => Some(fs::read_to_string(dir.join("lock")).unwrap_or_default().trim().to_owned()),
-        _ => None,
-    }
-}
-
 /// Row 73. What is killed counts as gone: a process that the kernel does not let go is waited for a little and left.
-fn deadlines(config: &Config, units: &[&Path]) -> Finding {
+fn deadlines(config: &Config, unit: Option<&Unit>) -> Finding {
     let (sum, path) = config.spec.longest_stop();
     let quiesce = QUIESCE_DEADLINE + CLOSE_DEADLINE;
     let names: Vec<&str> = path.iter().map(|d| d.name()).collect();
@@ -208,13 +217,23 @@ fn deadlines(config: &Config, units: &[&Path]) -> Finding {
     let store =
         config.spec.daemons.iter().filter_map(|(d, s)| Some(format!("; {d} is given up to {} s while it flushes", s.hard_stop?.as_secs())));
     let text = format!("a stop takes at most {} s ({chain}{by}){}", most.as_secs(), store.collect::<String>());
-    let (place, limit) = unit::stop_timeout("wukongim.service", units);
+    let (place, limit) = unit::stop_timeout(unit);
     let Some(limit) = limit else { return fine("deadlines", format!("{text}; no TimeoutStopSec ({place})")) };
     if most <= limit {
         return fine("deadlines", format!("{text}; TimeoutStopSec is {} s ({place})", limit.as_secs()));
     }
     let text = format!("{text}; TimeoutStopSec is {} s ({place}), more time is asked for while it goes on", limit.as_secs());
     warning("deadlines", text, format!("TimeoutStopSec={} in the unit, or a shorter supervisor.stopTimeout", most.as_secs()))
+}
+
+/// Every connection is a descriptor.
+fn files(place: &Place) -> Finding {
+    let own = || rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(NOFILE);
+    let limit = place.files_max().unwrap_or_else(own);
+    if limit >= FILES_FEW {
+        return fine("limits", if limit == u64::MAX { "any number of open files".to_owned() } else { format!("{limit} open files") });
+    }
+    warning("limits", format!("at most {limit} open files, for all connections"), format!("LimitNOFILE={NOFILE} in the unit, or ulimit -n"))
 }
 
 /// Row 79: what the kernel offers, and what is done without it.
@@ -226,12 +245,6 @@ fn kernel() -> Vec<Finding> {
     let uring = sys::has_io_uring();
     let disabled = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default().trim() == "2";
     let uring_next = if disabled { "sysctl -w kernel.io_uring_disabled=0" } else { "allow io_uring_setup in the sandbox, or Linux 6.0" };
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(NOFILE);
-    let few = warning(
-        "limits",
-        format!("at most {limit} open files, for all connections"),
-        format!("LimitNOFILE={NOFILE} in the unit, or ulimit -n"),
-    );
     vec![
         have(pidfd, "pidfd_open", error("kernel", "no pidfd_open: processes cannot be watched", upgrade)),
         have(
@@ -241,19 +254,7 @@ fn kernel() -> Vec<Finding> {
         ),
         have(sys::has_close_range(), "close_range", error("kernel", "no close_range: inherited descriptors would leak", upgrade)),
         have(uring, "io_uring", error("kernel", "io_uring is not available: the gateway cannot serve", uring_next)),
-        if limit >= 65_536 { fine("limits", format!("{limit} open files")) } else { few },
     ]
-}
-
-fn cgroups(config: &Config) -> Finding {
-    match Cgroups::possible(&config.cgroup) {
-        Ok(text) => fine("cgroup", text),
-        Err(why) => warning(
-            "cgroup",
-            format!("process groups and orphans instead, no limits per daemon ({why})"),
-            "Delegate=yes in the unit, or supervisor.cgroup = a folder that is ours",
-        ),
-    }
 }
 
 /// The report for people, worst last, and the exit code.
@@ -343,6 +344,38 @@ mod tests {
         assert!(short.text.contains("60 s") && short.text.contains("stop.conf") && short.next.contains("TimeoutStopSec=82"), "{short:?}");
         let long = found("supervisor:\n  stopTimeout: 200s\n", "[Service]\nTimeoutStopSec=90\n", "");
         assert!(long.level == Level::Warning && long.text.contains("at most 133 s") && !long.text.contains("stopTimeout"), "{long:?}");
+    }
+
+    /// Nothing of what is missing is made, and what the unit says counts, not what the caller has.
+    #[test]
+    fn an_installed_configuration_is_judged_as_its_unit_runs_it() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (file, base) = (dir.path().join("wukongim.yaml"), dir.path().join("run/im"));
+        let root = dir.path().display();
+        let daemons = "supervisor:\n  daemons:\n    api: {memoryMax: 1GB, pidsMax: 9}\n";
+        let listeners = "addr: tcp://127.0.0.1:0\nwsAddr: ws://127.0.0.1:0\nhttpAddr: 127.0.0.1:0\nmanager: {on: false}\n";
+        fs::write(&file, format!("rootDir: {root}/data\n{listeners}{daemons}  runtimeDir: {}\n", base.display())).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let unit = "[Service]\nUser=nobody\nLimitNOFILE=4096\nProtectSystem=strict\nStateDirectory=im\n";
+        fs::write(dir.path().join(SUPERVISOR), format!("{unit}ExecStart={root}/wksupervisor run --config {}\n", file.display())).unwrap();
+        let source = Source { file: Some(file.clone()), ..Source::default() };
+        let (found, config) = run(&source, &Env::default(), &[dir.path()]);
+        assert!(config.is_some(), "{found:#?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing was made");
+        assert!(find(&found, "user", "nobody").text.contains(SUPERVISOR));
+        assert_eq!(find(&found, "configuration", "cannot be read by nobody").level, Level::Error);
+        assert!(find(&found, "folder", "data folder").next.contains("ReadWritePaths="));
+        assert_eq!(find(&found, "limits", "at most 4096").level, Level::Warning);
+        assert!(find(&found, "cgroup", "the unit says no Delegate=").next.contains("Delegate=yes"));
+        for key in ["memoryMax", "pidsMax"] {
+            assert!(find(&found, "cgroup", &format!("supervisor.daemons.api.{key}")).level == Level::Warning);
+        }
+        assert!(find(&found, "binary", "gateway").text.contains(&format!("{root}/wk-gateway")), "beside the unit's program");
+        fs::create_dir(dir.path().join(format!("{SUPERVISOR}.d"))).unwrap();
+        fs::write(dir.path().join(format!("{SUPERVISOR}.d/a.conf")), "[Service]\nUser=no-such-user-here\n").unwrap();
+        let (found, _) = run(&source, &Env::default(), &[dir.path()]);
+        assert_eq!(find(&found, "user", "no-such-user-here").level, Level::Error);
     }
 
     #[test]

@@ -138,6 +138,14 @@ impl Config {
     /// # Errors
     /// [`LoadError`].
     pub fn load(source: &Source, env: &Env) -> Result<Self, LoadError> {
+        Self::of(source, env, rustix::process::geteuid().as_raw(), usable)
+    }
+
+    /// The same for another user. `usable`: whether it can use a base of the runtime folder.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn of(source: &Source, env: &Env, uid: u32, usable: impl Fn(&Path) -> bool) -> Result<Self, LoadError> {
         let mut flags = Vec::new();
         if let Some(data) = &source.data {
             flags.push(("rootDir", absolute(data), "--data"));
@@ -148,11 +156,16 @@ impl Config {
         }
         let inputs = Inputs { file: None, env: env.clone(), flags: &flags, strict: source.strict };
         let loaded = wk_config::load_file(source.file.as_deref(), false, &inputs)?;
-        Self::of(source, env, &loaded.config, loaded.warnings)
+        Self::build(source, env, (&loaded.config, loaded.warnings), uid, usable)
     }
 
-    fn of(source: &Source, env: &Env, config: &wk_config::Config, warnings: Vec<String>) -> Result<Self, LoadError> {
-        let uid = rustix::process::geteuid().as_raw();
+    fn build(
+        source: &Source,
+        env: &Env,
+        (config, warnings): (&wk_config::Config, Vec<String>),
+        uid: u32,
+        usable: impl Fn(&Path) -> bool,
+    ) -> Result<Self, LoadError> {
         let runtime_dir = wk_config::runtime_dir(config, env, uid, usable)?;
         let bin_dir = match env.get("WK_BIN_DIR") {
             Some(dir) => PathBuf::from(dir),
@@ -201,7 +214,8 @@ impl Config {
         if waiting.is_empty() {
             return Ok(self);
         }
-        let held = Self::of(&self.source, &self.env, &wk_config::Config::from_json(&json)?, self.warnings)?;
+        let (config, uid) = (wk_config::Config::from_json(&json)?, rustix::process::geteuid().as_raw());
+        let held = Self::build(&self.source, &self.env, (&config, self.warnings), uid, usable)?;
         Ok(Self { waiting, ..held })
     }
 
@@ -236,9 +250,10 @@ fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
 }
 
-/// A base folder that exists or can be made, and that we may write.
+/// A base folder that we may write, or could make. Makes nothing.
 fn usable(base: &Path) -> bool {
-    std::fs::create_dir_all(base).is_ok() && rustix::fs::access(base, rustix::fs::Access::WRITE_OK).is_ok()
+    let there = base.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    there.is_dir() && rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
 }
 
 fn public(config: &wk_config::Config) -> Vec<PublicAddr> {

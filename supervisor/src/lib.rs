@@ -22,6 +22,7 @@ pub mod ctl;
 pub mod engine;
 pub mod events;
 pub mod heritage;
+pub mod installed;
 pub mod ledger;
 pub mod limits;
 pub mod listeners;

@@ -77,6 +77,10 @@ impl Runtime {
     /// # Errors
     /// One cannot be made.
     pub fn make_folders(dir: &Path) -> Result<(), RuntimeError> {
+        // The base may hold nodes of others: its mode is nobody's secret. What lies below is ours alone.
+        if let Some(base) = dir.parent() {
+            fs::create_dir_all(base).map_err(io_error("create", base))?;
+        }
         let make = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path));
         [dir, &dir.join("h"), &dir.join("s"), &dir.join("l")].into_iter().try_for_each(make)
     }

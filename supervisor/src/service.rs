@@ -119,7 +119,12 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServiceError {
 /// # Errors
 /// The configuration is refused.
 pub fn graph(source: &Source, env: &Env) -> Result<pb::GraphReply, ServiceError> {
-    let config = Config::load(source, env)?;
+    Ok(graph_of(&Config::load(source, env)?))
+}
+
+/// The same of a configuration that was read.
+#[must_use]
+pub fn graph_of(config: &Config) -> pb::GraphReply {
     let nodes = config.spec.daemons.iter().map(|(daemon, spec)| pb::GraphNode {
         daemon: daemon.name().into(),
         requires: spec.requires.iter().map(|d| d.name().to_owned()).collect(),
@@ -128,7 +133,7 @@ pub fn graph(source: &Source, env: &Env) -> Result<pb::GraphReply, ServiceError>
         ready: 0,
         state: "down".into(),
     });
-    Ok(pb::GraphReply { nodes: nodes.collect() })
+    pb::GraphReply { nodes: nodes.collect() }
 }
 
 /// What a start of this configuration would do, with the times that are known of earlier ones.

@@ -10,6 +10,7 @@ use wk_supervisor::check;
 use wk_supervisor::config::Source;
 use wk_supervisor::console::Paint;
 use wk_supervisor::ctl::{GraphFormat, graph};
+use wk_supervisor::installed::FOLDERS;
 use wk_supervisor::reap;
 use wk_supervisor::report;
 use wk_supervisor::service::{self, Options};
@@ -23,10 +24,6 @@ const EXIT_CODES: &str = "Exit codes:
   78   configuration refused; check: something would keep the node from running
   100  the first start failed and was rolled back
   101  a crash loop lasted for supervisor.daemons.<name>.escalateAfter";
-
-/// Where installed units lie, those of the administrator first.
-const UNITS: [&str; 5] =
-    ["/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
 /// Runs a WuKongIM node: starts, watches, restarts and stops its daemons.
 #[derive(Debug, Parser)]
@@ -49,7 +46,10 @@ enum Command {
         #[arg(long, value_name = "N", hide = true)]
         detach_notify_fd: Option<i32>,
     },
-    /// Looks for everything that would keep the node from running, all at once, each with the next step; starts nothing
+    /// Looks for everything that would keep the node from running, all at once, each with the next step; starts and makes nothing
+    ///
+    /// A configuration that the installed unit names is judged as that unit runs it: with its user, limits, sandbox and delegation. Prints who
+    /// requires whom first.
     Check {
         #[command(flatten)]
         source: SourceArgs,
@@ -131,9 +131,10 @@ fn main() -> ExitCode {
             service::run(Options { source, replace, notify_fd: detach_notify_fd }, &env)
         }
         Command::Check { source: SourceArgs { config, data, runtime }, strict } => {
-            let (found, _) = check::run(&Source { file: config, data, runtime, strict }, &env, &UNITS.map(Path::new));
+            let (found, config) = check::run(&Source { file: config, data, runtime, strict }, &env, &FOLDERS.map(Path::new));
             let (text, code) = check::report(&found);
-            Ok(say(text.trim_end()).max(code))
+            let tree = config.map(|config| graph::draw(&service::graph_of(&config), GraphFormat::Tree, false, Paint { on: false }));
+            Ok(say(&format!("{}{}", tree.map_or_else(String::new, |tree| format!("{tree}\n\n")), text.trim_end())).max(code))
         }
         Command::Graph { source, format } => {
             service::graph(&source.source(), &env).map(|g| say(&graph::draw(&g, format, false, Paint { on: false })))

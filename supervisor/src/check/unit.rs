@@ -1,53 +1,19 @@
-//! What systemd would read of a unit: the file, and the drop-ins that change it.
+//! How long systemd waits for a stop.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::installed::Unit;
 
 /// `DefaultTimeoutStopSec=` of systemd, where nothing else is set.
 const DEFAULT: Duration = Duration::from_secs(90);
 
-/// Where `TimeoutStopSec=` of a unit is set, and to what; `None`: systemd waits for ever. `dirs`: folders of units, the strongest first.
-pub(super) fn stop_timeout(unit: &str, dirs: &[&Path]) -> (String, Option<Duration>) {
-    let mut set = ("systemd's default".to_owned(), Some(DEFAULT));
-    for path in files(unit, dirs) {
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        if let Some(limit) = last_limit(&text) {
-            set = (path.display().to_string(), limit);
-        }
-    }
-    set
-}
-
-/// The unit, then its drop-ins: those for all services before its own, each group by name; of two with one name the stronger folder's.
-fn files(unit: &str, dirs: &[&Path]) -> Vec<PathBuf> {
-    let main = dirs.iter().map(|dir| dir.join(unit)).find(|path| path.exists());
-    let drop_ins = ["service.d".to_owned(), format!("{unit}.d")].into_iter().flat_map(|folder| {
-        let mut named = BTreeMap::new();
-        for dir in dirs.iter().rev() {
-            let list = fs::read_dir(dir.join(&folder)).into_iter().flatten().flatten();
-            named.extend(list.filter(|f| f.path().extension().is_some_and(|e| e == "conf")).map(|f| (f.file_name(), f.path())));
-        }
-        named.into_values()
+/// Where `TimeoutStopSec=` of a unit is set, and to what; `None`: systemd waits for ever.
+pub(super) fn stop_timeout(unit: Option<&Unit>) -> (String, Option<Duration>) {
+    let set = unit.and_then(|unit| {
+        let valid = |(file, value): (&std::path::Path, &str)| Some((file.display().to_string(), limit(value)?));
+        unit.set("Service", &["TimeoutStopSec", "TimeoutSec"]).filter_map(valid).last()
     });
-    main.into_iter().chain(drop_ins).collect()
-}
-
-/// The last assignment in section `[Service]` that can be read; `Some(None)`: no limit.
-fn last_limit(text: &str) -> Option<Option<Duration>> {
-    let mut section = "";
-    let mut last = None;
-    for line in text.lines().map(str::trim) {
-        if line.starts_with('[') {
-            section = line;
-        }
-        let Some((key, value)) = line.split_once('=').filter(|_| section == "[Service]") else { continue };
-        if matches!(key.trim_end(), "TimeoutStopSec" | "TimeoutSec") {
-            last = limit(value.trim()).or(last);
-        }
-    }
-    last
+    set.unwrap_or_else(|| ("systemd's default".to_owned(), Some(DEFAULT)))
 }
 
 /// `90`, `1min 30s`, `infinity`.
@@ -62,6 +28,7 @@ fn limit(value: &str) -> Option<Option<Duration>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn s(seconds: u64) -> Option<Duration> {
         Some(Duration::from_secs(seconds))
@@ -71,7 +38,7 @@ mod tests {
     fn the_last_word_of_unit_and_drop_ins_counts() {
         let (etc, usr) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let dirs = [etc.path(), usr.path()];
-        let read = || stop_timeout("wukongim.service", &dirs);
+        let read = || stop_timeout(Unit::find(&dirs, "wukongim.service").as_ref());
         assert_eq!(read(), ("systemd's default".to_owned(), s(90)));
         let write = |dir: &tempfile::TempDir, file: &str, value: &str| {
             let path = dir.path().join(file);

@@ -9,7 +9,7 @@ use wk_config::{ConfigError, Env, Inputs, JsonError, RuntimeError};
 use wk_types::{Daemon, Pool};
 
 use crate::cgroup::{Choice, Limits};
-use crate::roles::Policy;
+use crate::roles::{Policy, Role};
 use crate::spec::{Orphans, RestartPolicy, Spec};
 
 /// Where the configuration comes from.
@@ -278,8 +278,10 @@ fn roles(config: &wk_config::Supervisor, uid: u32) -> Result<Policy, LoadError> 
         Some(Ok(Some(group))) => Ok(Some(group.gid.as_raw())),
         Some(_) => Err(LoadError::Group { key, group: name.to_owned() }),
     };
+    let named = [(Role::Admin, &config.admin_group), (Role::Operator, &config.operator_group), (Role::Viewer, &config.viewer_group)];
     Ok(Policy {
         uid,
+        names: named.into_iter().filter(|(_, name)| !name.is_empty()).map(|(role, name)| (role, name.clone())).collect(),
         admins: gid("supervisor.adminGroup", &config.admin_group)?.into_iter().collect(),
         operators: gid("supervisor.operatorGroup", &config.operator_group)?.into_iter().collect(),
         viewers: gid("supervisor.viewerGroup", &config.viewer_group)?.into_iter().collect(),

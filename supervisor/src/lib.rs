@@ -21,6 +21,7 @@ pub mod control;
 pub mod ctl;
 pub mod engine;
 pub mod events;
+pub mod generate;
 pub mod heritage;
 pub mod installed;
 pub mod ledger;

@@ -7,6 +7,15 @@ const NEAR: usize = 3;
 /// Names offered at most.
 const OFFERED_MAX: usize = 3;
 
+/// Unit of an instance in the native set (`systemd/`).
+#[must_use]
+pub fn unit(name: InstanceName) -> String {
+    match name.daemon {
+        Daemon::Worker(_) => format!("wk-{}@{}.service", name.daemon.file_name(), name.slot),
+        daemon => format!("wk-{}.service", daemon.file_name()),
+    }
+}
+
 /// All names that mean some of these instances: daemons, `worker` for all pools, the instances themselves.
 #[must_use]
 pub fn known(instances: impl IntoIterator<Item = InstanceName>) -> Vec<String> {

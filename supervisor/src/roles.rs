@@ -76,6 +76,8 @@ pub struct Policy {
     pub operators: BTreeSet<u32>,
     /// Groups of viewers.
     pub viewers: BTreeSet<u32>,
+    /// Names of all these groups with their roles.
+    pub names: Vec<(Role, String)>,
 }
 
 impl Policy {
@@ -91,6 +93,19 @@ impl Policy {
             Role::Viewer
         } else {
             Role::Nobody
+        }
+    }
+
+    /// Who has a role, and how one comes to it, in words.
+    #[must_use]
+    pub fn who(&self, needed: Role) -> String {
+        let groups: Vec<&str> = self.names.iter().filter(|(role, _)| *role >= needed).map(|(_, name)| name.as_str()).collect();
+        match groups.first() {
+            None => "only root and the user of the node have it".to_owned(),
+            Some(first) => {
+                let list = groups.join(" or ");
+                format!("root and members of {list} have it; `usermod -aG {first} NAME`, and a new login, makes one")
+            }
         }
     }
 
@@ -142,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_strongest_group_decides_and_root_and_we_are_admins() {
-        let policy = Policy { uid: 7, admins: [10].into(), operators: [20].into(), viewers: [30].into() };
+        let policy = Policy { uid: 7, admins: [10].into(), operators: [20].into(), viewers: [30].into(), names: Vec::new() };
         let cases = [
             (peer(0, &[]), Role::Admin),
             (peer(7, &[]), Role::Admin),
@@ -156,6 +171,15 @@ mod tests {
             assert_eq!(policy.role(&peer), role, "{peer:?}");
         }
         assert_eq!(Policy::default().role(&peer(8, &[0])), Role::Nobody, "group 0 is no role by itself");
+    }
+
+    #[test]
+    fn who_is_refused_hears_how_to_come_to_the_role() {
+        let names = vec![(Role::Admin, "adm".to_owned()), (Role::Viewer, "staff".to_owned())];
+        let policy = Policy { names, ..Policy::default() };
+        assert!(policy.who(Role::Operator).contains("members of adm have it; `usermod -aG adm NAME`"));
+        assert!(policy.who(Role::Viewer).contains("members of adm or staff"));
+        assert!(Policy::default().who(Role::Viewer).starts_with("only root"));
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::control::{ControlService, Guard, NodeService, Shared, accepted};
 use crate::engine::{Engine, Ports, Sockets};
 use crate::events::{Hub, Journal};
 use crate::heritage::{self, Heritage};
+use crate::installed;
 use crate::limits::{COMMANDS_MAX, EVENTS_QUEUE_MAX, NOFILE};
 use crate::logs::{self, Cuts};
 use crate::mend::{self, Mended, connections};
@@ -245,6 +246,9 @@ fn begin(options: &Options, env: &Env, passed: &mut Passed, console: &mut Consol
         }
         other => other?,
     };
+    if let Some(base) = config.runtime_dir.parent() {
+        installed::supervised(base);
+    }
     console.banner(config.node_id, std::process::id(), &config.data_dir.display().to_string());
     for warning in &config.warnings {
         console.line(&format!("warning: {warning}"));

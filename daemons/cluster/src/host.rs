@@ -69,6 +69,7 @@ pub enum HostError {
 /// The table of this node, ready to be served.
 pub struct Hosting {
     host: Arc<Host>,
+    context: Context,
     listener: UnixListener,
     path: PathBuf,
 }
@@ -89,7 +90,7 @@ impl Hosting {
         let first = epoch.next().map_err(|source| HostError::Epoch { path: epoch.path().to_owned(), source })?;
         let path = context.runtime_dir().join(NODE_SOCKET);
         let listener = listen(&path).map_err(|source| HostError::Socket { path: path.clone(), source })?;
-        Ok(Self { host: Host::new(context, epoch, first), listener, path })
+        Ok(Self { host: Host::new(context, epoch, first), context: context.clone(), listener, path })
     }
 
     /// Serves until `stop` is cancelled.
@@ -97,14 +98,14 @@ impl Hosting {
     /// # Errors
     /// [`HostError::Serve`].
     pub async fn serve(self, stop: CancellationToken) -> Result<(), HostError> {
-        let Self { host, listener, path } = self;
+        let Self { host, context, listener, path } = self;
         let tasks = TaskTracker::new();
         let service = Service { host: Arc::clone(&host), tasks: tasks.clone(), stop: stop.clone() };
         let routes = Routes::new(NodeTableServer::new(service));
         // Cancel-safe: the clock only waits and looks.
         let served = tokio::select! {
             served = wk_rpc::serve(listener, routes, ServeOptions::default(), stop.clone().cancelled_owned()) => served,
-            () = clock(&host) => Ok(()),
+            () = clock(&host, &context) => Ok(()),
         };
         tasks.close();
         tasks.wait().await;
@@ -134,10 +135,39 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     }
 }
 
-/// Acts at the deadlines of the members. Never returns.
-async fn clock(host: &Arc<Host>) {
+/// What `systemctl status` shows of the host. `missing`: configured and not here.
+fn status_text(missing: &[InstanceName], admitted: bool) -> String {
+    // Clients do not wait for what is not required.
+    let counts = |name: &InstanceName| admitted || wk_node::graph::required(name.daemon);
+    let units: Vec<String> = missing.iter().copied().filter(counts).map(unit).collect();
+    let list = units.join(" ");
+    match (units.is_empty(), admitted) {
+        (true, _) => "ready".to_owned(),
+        (false, true) => format!("ready without {list}: systemctl start {list}"),
+        (false, false) => format!("ready, clients wait for {list}: systemctl start {list}"),
+    }
+}
+
+/// Unit of an instance (`systemd/`).
+fn unit(name: InstanceName) -> String {
+    match name.daemon {
+        Daemon::Worker(_) => format!("wk-{}@{}", name.daemon.file_name(), name.slot),
+        daemon => format!("wk-{}", daemon.file_name()),
+    }
+}
+
+/// Acts at the deadlines of the members, and says who is missing. Never returns.
+async fn clock(host: &Arc<Host>, context: &Context) {
+    let mut said = String::new();
     loop {
-        let next = host.lock().next_deadline();
+        let (next, text) = {
+            let state = host.lock();
+            (state.next_deadline(), status_text(&state.members.missing(), state.members.admitted()))
+        };
+        if text != said {
+            context.status_text(&text);
+            said = text;
+        }
         tokio::select! {
             () = host.changed.notified() => {}
             () = async {
@@ -374,5 +404,19 @@ impl Host {
 
     fn probed(&self, name: InstanceName, incarnation: Incarnation) {
         self.lock().members.probed(name, incarnation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_names_the_units_that_are_missing_and_the_command() {
+        let missing = ["worker.channel@1", "plugin-host@0", "api@0"].map(|n| n.parse::<InstanceName>().unwrap());
+        assert_eq!(status_text(&[], false), "ready");
+        let waiting = status_text(&missing, false);
+        assert!(waiting.ends_with("systemctl start wk-worker-channel@1 wk-api"), "{waiting}");
+        assert_eq!(status_text(&missing[1..], true), "ready without wk-plugin-host wk-api: systemctl start wk-plugin-host wk-api");
     }
 }

@@ -87,6 +87,18 @@ holds() {
   local inode; inode=$(awk -v port="$(printf ':%04X$' "$2")" '$2 ~ port && $4 == "0A" { print $10 }' /proc/net/tcp)
   [ -n "$inode" ] && ls -l "/proc/$1/fd" | grep -qF "socket:[$inode]"
 }
+# exits CODE TEXT COMMAND...: it ends with that code and says that.
+exits() {
+  local code=$1 text=$2; shift 2
+  "$@" >/tmp/said 2>&1; local got=$?
+  [ $got = "$code" ] || fail "$* ended with $got, not $code: $(cat /tmp/said)"
+  grep -qF -- "$text" /tmp/said || fail "$* does not say '$text': $(cat /tmp/said)"
+}
+# configure LINES: they take the place of what configure added before.
+configure() {
+  sed -i '/^# added/,$d' /etc/wukongim/wukongim.yaml
+  [ -z "$1" ] || printf '# added\n%s\n' "$1" >>/etc/wukongim/wukongim.yaml
+}
 # Every daemon of the supervisor, by what its command line says.
 KINDS='wk-cluster wk-gateway wk-api pool.user pool.channel pool.push wk-plugin-host'
 nothing_left() {
@@ -103,9 +115,29 @@ step "install"
 systemctl --version | head -n 1
 dpkg -i /wk/in/wukongim.deb || fail "dpkg -i"
 for page in wkctl wksupervisor; do [ -s /usr/share/man/man1/$page.1 ] || [ -s /usr/share/man/man1/$page.1.gz ] || fail "no page $page"; done
-[ -s /usr/share/bash-completion/completions/wkctl ] || fail "no completion"
+for program in wkctl wksupervisor; do [ -s /usr/share/bash-completion/completions/$program ] || fail "no completion of $program"; done
 systemd-analyze verify --man=no /usr/lib/systemd/system/wukongim.{service,target} /usr/lib/systemd/system/wk-*.socket 2>&1 | grep -E 'wukongim|wk-' && fail "verify"
 ! systemctl -q is-active wukongim.service || fail "runs before it was started"
+
+[ -e /run/systemd/generator/wukongim.target.d/50-configuration.conf ] || fail "the generator made nothing: $(ls -R /run/systemd/generator)"
+[ ! -e /run/systemd/generator/wukongim.service.d ] || fail "keys that this systemd does not know"
+! journalctl --no-pager -b _PID=1 | grep -E '(wukongim|wk-).*(Unknown|ignoring|Failed to parse)' || fail "systemd does not like the units"
+exits 69 'systemctl start wukongim' wkctl status
+
+step "check: judged as the unit runs it, by root, before anything runs"
+find / -xdev ! -path '/proc/*' ! -path '/tmp/*' 2>/dev/null | sort >/tmp/before
+exits 0 'wukongim, by /usr/lib/systemd/system/wukongim.service' wksupervisor check --config /etc/wukongim/wukongim.yaml
+cat /tmp/said
+for text in 'delegated by the unit' '1048576 open files' '0 errors' 'worker.channel'; do grep -q "$text" /tmp/said || fail "check does not say '$text'"; done
+find / -xdev ! -path '/proc/*' ! -path '/tmp/*' 2>/dev/null | sort | diff /tmp/before - || fail "check made something"
+chmod 0600 /etc/wukongim/wukongim.yaml
+exits 78 'cannot be read by wukongim' wksupervisor check --config /etc/wukongim/wukongim.yaml
+chmod 0640 /etc/wukongim/wukongim.yaml
+configure 'dataDir: /srv/im'
+exits 78 'ReadWritePaths=/srv/im' wksupervisor check --config /etc/wukongim/wukongim.yaml
+configure 'addr: tcp://0.0.0.0:80'
+exits 78 'above 1023' wksupervisor check --config /etc/wukongim/wukongim.yaml
+configure ''
 
 step "supervisor: start"
 systemctl start wukongim || fail "start"
@@ -114,6 +146,8 @@ wkctl status || fail "wkctl status"
 until_ok 20 answers_200 5300 GET /readyz
 send 1
 client_begin
+
+exits 0 'a supervisor runs this node' wksupervisor check --config /etc/wukongim/wukongim.yaml
 
 step "supervisor: a leaf for each daemon in the delegated part of the tree"
 group=/sys/fs/cgroup$(systemctl show -P ControlGroup wukongim)
@@ -124,6 +158,32 @@ done
 wkctl status --wide | grep -i cgroup && wkctl status -o json | grep -q '"containment": "cgroup ' || fail "status does not name the way processes are held together"
 runuser -u wukongim -- wksupervisor check --config /etc/wukongim/wukongim.yaml | tee /tmp/check | grep -i cgroup
 [ -s /tmp/check ] || fail "check says nothing"
+
+step "supervisor: members of the group use wkctl, others hear how to become one"
+useradd -m -G wukongim-adm alice && useradd -m bob || fail "useradd"
+runuser -u alice -- wkctl status >/dev/null || fail "a member may not look"
+before=$(of_ours -o -f wk-plugin-host)
+runuser -u alice -- wkctl restart plugin-host || fail "a member may not restart"
+! kill -0 "$before" 2>/dev/null || fail "nothing was restarted"
+for path in /run/wukongim/1001/h /run/wukongim/1001/state /run/wukongim/1001/node.sock /var/lib/wukongim /var/log/wukongim /etc/wukongim; do
+  ! runuser -u alice -- test -r $path || fail "a member may read $path"
+done
+exits 77 'usermod -aG wukongim-adm' runuser -u bob -- wkctl status
+exits 77 'needs the role' runuser -u bob -- wkctl restart plugin-host
+usermod -aG wukongim-adm bob && runuser -u bob -- wkctl status >/dev/null || fail "what it says does not help"
+gpasswd -d bob wukongim-adm >/dev/null
+
+step "supervisor: wkctl scale, roll, stop and start"
+wkctl scale worker.channel=2 || fail "scale"
+wkctl roll worker.channel || fail "roll"
+wkctl scale worker.channel=1 || fail "scale back"
+supervisor=$(main_pid wukongim)
+wkctl stop || fail "stop"
+exits 3 'down' wkctl status
+wkctl start || fail "start"
+[ "$(main_pid wukongim)" = "$supervisor" ] || fail "the supervisor is another one"
+client_end; client_begin
+send 1b
 
 step "supervisor: kill -9 of every daemon"
 for name in $KINDS; do
@@ -185,6 +245,9 @@ for name in $SLOTS; do systemctl -q is-active "wk-$name" || fail "wk-$name is no
 until_ok 20 answers_200 5300 GET /readyz
 send 4
 client_begin
+
+exits 78 'wk-gateway.service of the native set' wksupervisor check --config /etc/wukongim/wukongim.yaml
+grep -q 'systemctl stop wukongim.target' /tmp/said || fail "check has no next step: $(cat /tmp/said)"
 
 step "units: kill -9 of every daemon"
 for name in worker-user@0 worker-channel@0 worker-push@0 plugin-host api cluster; do
@@ -250,6 +313,50 @@ for name in quiesce $SLOTS; do until_ok 30 eval "! systemctl -q is-active 'wk-$n
 journalctl --no-pager -u wk-quiesce | grep -q 'quiesced: lost 0 ' || fail "the node was not quiesced"
 failed=$(systemctl list-units --failed --no-legend --plain 'wk*')
 [ -z "$failed" ] || fail "failed units: $failed"
+nothing_left
+
+step "units: wkctl stop, status, start, on a set that is not enabled"
+systemctl start wukongim.target || fail "start"
+wkctl stop || fail "wkctl stop"
+nothing_left
+exits 3 'systemd units' wkctl status
+exits 77 'as root' runuser -u alice -- wkctl start
+wkctl start || fail "wkctl start"
+until_ok 20 eval 'wkctl status >/dev/null'
+exits 64 '--deep works only with the supervisor' wkctl status --deep
+exits 4 'did you mean worker.user@0?' wkctl restart worker.user@5
+exits 4 'did you mean gateway?' wkctl logs gatewy
+send 6b
+
+step "units: two channel workers by the configuration"
+configure 'workers: {channel: 2}'
+wkctl restart || fail "wkctl restart"
+until_ok 20 eval 'wkctl status >/dev/null'
+systemctl -q is-active wk-worker-channel@1 || fail "the second channel worker does not run"
+client_begin
+send 6c
+client_end
+exits 64 'workers.channel is 2' wkctl scale worker.channel=1
+
+step "units: a third one that systemd was not told of is named, with the command"
+configure 'workers: {channel: 3}'
+wkctl stop || fail "wkctl stop"
+exits 0 'systemctl daemon-reload' wksupervisor check --config /etc/wukongim/wukongim.yaml
+systemctl --no-block start wukongim.target || fail "start"
+until_ok 20 eval 'systemctl show -P StatusText wk-cluster | grep -q "clients wait for wk-worker-channel@2: systemctl start wk-worker-channel@2"'
+exits 1 'clients wait for wk-worker-channel@2' wkctl status
+wkctl start || fail "wkctl start"
+until_ok 20 eval 'wkctl status >/dev/null'
+send 6d
+
+step "units: other addresses by the configuration, and back"
+configure 'addr: tcp://0.0.0.0:5110'
+systemctl daemon-reload && systemctl restart wukongim.target || fail "restart"
+until_ok 20 eval 'echo | timeout 1 cat >/dev/tcp/127.0.0.1/5110'
+[ "$(systemctl show -P Listen wk-gateway.socket | grep -o '[0-9]* (Stream)' | tr '\n' ' ')" = '5110 (Stream) 5200 (Stream) ' ] || fail "$(systemctl show -P Listen wk-gateway.socket)"
+configure ''
+systemctl daemon-reload && systemctl stop wukongim.target || fail "stop"
+for name in quiesce $SLOTS worker-channel@1 worker-channel@2; do until_ok 30 eval "! systemctl -q is-active 'wk-$name'"; done
 nothing_left
 
 step "the other way keeps the data, and one excludes the other"

@@ -59,12 +59,12 @@ fn pages(built: &Path) -> anyhow::Result<()> {
     for program in ["wkctl", "wksupervisor"] {
         quiet(Command::new(built.join(program)).arg("man").arg(&man))?;
     }
-    for shell in SHELLS {
-        let output = Command::new(built.join("wkctl")).args(["completion", shell]).output().context("run wkctl")?;
+    for (program, shell) in ["wkctl", "wksupervisor"].into_iter().flat_map(|program| SHELLS.map(|shell| (program, shell))) {
+        let output = Command::new(built.join(program)).args(["completion", shell]).output().with_context(|| format!("run {program}"))?;
         if !output.status.success() {
-            bail!("wkctl completion {shell} ended with {}", output.status);
+            bail!("{program} completion {shell} ended with {}", output.status);
         }
-        fs::write(dir.join(format!("wkctl.{shell}")), output.stdout)?;
+        fs::write(dir.join(format!("{program}.{shell}")), output.stdout)?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use wk_supervisor::check;
 use wk_supervisor::config::Source;
 use wk_supervisor::console::Paint;
 use wk_supervisor::ctl::{GraphFormat, graph};
+use wk_supervisor::generate::{self, GenerateError};
 use wk_supervisor::installed::FOLDERS;
 use wk_supervisor::reap;
 use wk_supervisor::report;
@@ -81,6 +82,13 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Writes drop-ins of the units that follow from the configuration, for systemd.generator(7)
+    #[command(hide = true)]
+    Generator {
+        /// Folders of the three priorities; the first is used
+        #[arg(required = true)]
+        dirs: Vec<PathBuf>,
+    },
     /// Reads the state of a running supervisor on standard input: exit code 0 when this binary could go on with it
     #[command(hide = true)]
     ReexecTrial,
@@ -145,6 +153,7 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "wksupervisor", &mut io::stdout());
             Ok(0)
         }
+        Command::Generator { dirs } => return generated(generate::run(dirs.first().map_or(Path::new(""), PathBuf::as_path))),
         Command::ReexecTrial => service::trial(),
         Command::Reap { source: SourceArgs { config, data, runtime } } => {
             reap::run(&Source { file: config, data, runtime, strict: false }, &env).map(|ended| tell(&ended))
@@ -156,6 +165,17 @@ fn main() -> ExitCode {
             // Nobody is left to be told when standard error is closed.
             writeln!(io::stderr(), "wksupervisor: {}", service::chain(&error)).unwrap_or_default();
             ExitCode::from(error.exit())
+        }
+    }
+}
+
+/// systemd waits for its generators and goes on without what one could not make; the reason is in the kernel's log or the journal.
+fn generated(made: Result<(), GenerateError>) -> ExitCode {
+    match made {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            writeln!(io::stderr(), "wukongim-generator: {}", service::chain(&error)).unwrap_or_default();
+            ExitCode::from(service::EXIT_CONFIG)
         }
     }
 }

@@ -107,7 +107,7 @@ impl<S> Guard<S> {
             return None;
         }
         let method = path.rsplit('/').next().unwrap_or_default();
-        let text = format!("{method} needs the role {}, this peer has {}", needed.name(), role.name());
+        let text = format!("{method} needs the role {}, this peer has {}: {}", needed.name(), role.name(), self.policy.who(needed));
         let actor = Actor::from(peer).to_string();
         tracing::warn!(actor, text, "call refused");
         self.events.push(pb::Event {

@@ -11,13 +11,19 @@ use wk_proto::supervisor::v1 as pb;
 
 use super::patient::{ANSWER_WITHIN, Client, Patient};
 use super::{EXIT_PERMISSION, EXIT_UNREACHABLE, EXIT_USAGE, Failure};
+use crate::installed::is_installed;
 
 const SOCKET: &str = "control.sock";
 /// A supervisor whose node is down ends at once; this is for a slow machine.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How to start a node, for messages.
-const HOW: &str = "start one with `scripts/up`, or `wksupervisor run --config FILE`";
+/// How to start a node, for messages. `installed`: systemd has its unit.
+fn how(installed: bool) -> &'static str {
+    match installed {
+        true => "start it with `systemctl start wukongim` (or each daemon as a unit: `systemctl start wukongim.target`)",
+        false => "start one with `scripts/up`, or `wksupervisor run --config FILE`",
+    }
+}
 
 /// `--runtime`, else `--node`, else the only node there is.
 pub(super) fn node_dir(runtime: Option<&Path>, node: Option<u16>, env: &Env) -> Result<PathBuf, Failure> {
@@ -32,8 +38,9 @@ pub(super) fn node_dir(runtime: Option<&Path>, node: Option<u16>, env: &Env) -> 
         [only] => Ok((*only).clone()),
         [] if closed.is_some() => {
             let dir = closed.unwrap_or_default();
-            let who = "root, the user of the node, and members of supervisor.adminGroup, .operatorGroup and .viewerGroup may look there";
-            Err(Failure::new(EXIT_PERMISSION, format!("{}: permission denied; {who}", dir.display())))
+            let who = "only root and the user of the node may look there";
+            let next = "call wkctl as one of them, or name a group in supervisor.adminGroup, .operatorGroup or .viewerGroup and start the supervisor anew";
+            Err(Failure::new(EXIT_PERMISSION, format!("{}: permission denied; {who}: {next}", dir.display())))
         }
         [] if !found.is_empty() => {
             let list: Vec<String> = found.iter().map(|d| d.display().to_string()).collect();
@@ -42,7 +49,7 @@ pub(super) fn node_dir(runtime: Option<&Path>, node: Option<u16>, env: &Env) -> 
         }
         [] => {
             let looked: Vec<String> = bases.iter().map(|b| b.display().to_string()).collect();
-            Err(Failure::new(EXIT_UNREACHABLE, format!("no supervisor runs (looked under {}); {HOW}", looked.join(", "))))
+            Err(Failure::new(EXIT_UNREACHABLE, format!("no supervisor runs (looked under {}); {}", looked.join(", "), how(is_installed()))))
         }
         several => {
             let list: Vec<String> = several.iter().map(|d| d.display().to_string()).collect();
@@ -82,11 +89,14 @@ pub(super) async fn dial(dir: &Path, within: Duration) -> Result<Client, Failure
     // The plain connect tells a missing supervisor from a missing right; the channel's own error would not.
     if let Err(error) = UnixStream::connect(&path) {
         return Err(match error.kind() {
-            io::ErrorKind::PermissionDenied => Failure::new(EXIT_PERMISSION, format!("{}: permission denied", path.display())),
-            _ => Failure::new(EXIT_UNREACHABLE, format!("no supervisor answers on {} ({error}); {HOW}", path.display())),
+            io::ErrorKind::PermissionDenied => Failure::new(
+                EXIT_PERMISSION,
+                format!("{}: permission denied; only root and the user of the node may use it", path.display()),
+            ),
+            _ => Failure::new(EXIT_UNREACHABLE, format!("no supervisor answers on {} ({error}); {}", path.display(), how(is_installed()))),
         });
     }
-    let channel = wk_rpc::dial(&path).await.map_err(|e| Failure::new(EXIT_UNREACHABLE, format!("{e}; {HOW}")))?;
+    let channel = wk_rpc::dial(&path).await.map_err(|e| Failure::new(EXIT_UNREACHABLE, format!("{e}; {}", how(is_installed()))))?;
     Ok(Client::new(Patient::new(channel, within)))
 }
 
@@ -119,7 +129,8 @@ mod tests {
         let dir = |runtime: &Path, node| node_dir(Some(runtime), node, &env);
         let none = dir(base.path(), None).unwrap_err();
         assert_eq!(none.code, EXIT_UNREACHABLE);
-        assert!(none.message.contains("scripts/up"), "{none}");
+        assert!(none.message.contains(how(is_installed())), "{none}");
+        assert!(how(false).contains("scripts/up") && how(true).contains("`systemctl start wukongim`"));
         for id in ["1001", "1002"] {
             fs::create_dir(base.path().join(id)).unwrap();
         }

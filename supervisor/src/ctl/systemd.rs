@@ -5,11 +5,11 @@ pub(super) mod quiesce;
 mod units;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
-use wk_config::{Env, Inputs};
+use wk_config::Env;
 use wk_proto::supervisor::v1 as pb;
 use wk_types::{Daemon, Pool};
 
@@ -17,15 +17,11 @@ use super::cli::{Command, Output, Waiting};
 use super::screen::Screen;
 use super::status::{self, paint};
 use super::table::{self, Look};
-use super::{EXIT_INTERNAL, EXIT_PERMISSION, EXIT_USAGE, Failure, find};
+use super::{EXIT_INTERNAL, EXIT_PERMISSION, EXIT_UNKNOWN, EXIT_USAGE, Failure, find};
+use crate::installed::{self, BOOTED, CONFIG, SUPERVISOR, TARGET};
 use crate::limits::SLOTS_MAX;
+use crate::names;
 
-/// The set of units.
-const TARGET: &str = "wukongim.target";
-/// What the units read.
-const CONFIG: &str = "/etc/wukongim/wukongim.yaml";
-/// There when systemd is PID 1. Source: sd_booted(3).
-const BOOTED: &str = "/run/systemd/system";
 /// Pause between two pictures of `status --watch`.
 const REDRAW_EVERY: Duration = Duration::from_secs(1);
 /// Failed, left as it is.
@@ -33,19 +29,20 @@ const EXIT_FAILED: u8 = 5;
 /// Exit status of systemctl for missing rights. Source: systemctl(1).
 const SYSTEMCTL_PERMISSION: i32 = 4;
 
-/// True when no supervisor runs here and the node is one of systemd units: the target runs, or is to run after the next boot.
+/// True when no supervisor runs here and the node is one of systemd units: they run, or were what ran last, or are to run after the next boot.
 pub(super) fn applies(runtime: Option<&Path>, node: Option<u16>, env: &Env) -> bool {
     if runtime.is_some() || node.is_some() || !Path::new(BOOTED).exists() || find::node_dir(None, None, env).is_ok() {
         return false;
     }
-    let state = ask("systemctl", &["show", "--property=ActiveState,UnitFileState", TARGET]).unwrap_or_default();
-    ["ActiveState=active", "ActiveState=activating", "UnitFileState=enabled"].iter().any(|s| state.lines().any(|l| l == *s))
+    let shown = ask("systemctl", &["show", units::WAYS, SUPERVISOR, TARGET, "wk-*.service"]).unwrap_or_default();
+    units::Ways { shown: &shown, last: installed::was_native() }.native()
 }
 
 /// Runs a command on the units.
 pub(super) async fn run(command: Command, output: Output, env: &Env) -> Result<u8, Failure> {
     match command {
-        Command::Status { names, watch, wide, .. } => {
+        Command::Status { deep: true, .. } => Err(only_supervisor("--deep")),
+        Command::Status { names, watch, wide, deep: false } => {
             show(&names, watch, Look { paint: paint(env), wide, width: super::screen::width() }, output).await
         }
         Command::Start { names, no_rollback: false, keep_going: false, waiting } => act("start", &names, &waiting),
@@ -53,7 +50,7 @@ pub(super) async fn run(command: Command, output: Output, env: &Env) -> Result<u
             act("stop", &names, &waiting)
         }
         Command::Restart { names, cascade: false, fast: false, now: false, waiting } => act("restart", &names, &waiting),
-        Command::Scale { pool: (daemon, slots), waiting } => scale(&daemon, slots, &waiting, env),
+        Command::Scale { pool: (daemon, slots), waiting } => scale(&daemon, slots, &waiting),
         Command::Logs { names, follow, lines } => logs(&names, follow, lines),
         Command::Start { .. } | Command::Stop { .. } | Command::Restart { .. } => Err(only_supervisor("this flag")),
         _ => Err(only_supervisor("this command")),
@@ -125,10 +122,11 @@ fn snapshot(names: &[String]) -> Result<pb::Snapshot, Failure> {
     Ok(pb::Snapshot { admitted: overall == "ready", overall, instances, ..Default::default() })
 }
 
-/// Names of the daemons' units that systemd knows of, further slots included; the default node when none is loaded.
+/// Names of the daemons' units: those that systemd knows of, further slots included, and those of the configuration.
 fn loaded() -> Result<Vec<String>, Failure> {
     let text = ask("systemctl", &["list-units", "--all", "--plain", "--no-legend", "--full", "--type=service", "wk-*.service"])?;
-    Ok(units::known(&text))
+    let wants = ask("systemctl", &["show", "--property=Wants", "--value", TARGET])?;
+    Ok(units::known(&format!("{text}\n{wants}"), &configured()))
 }
 
 fn act(verb: &str, names: &[String], waiting: &Waiting) -> Result<u8, Failure> {
@@ -138,25 +136,34 @@ fn act(verb: &str, names: &[String], waiting: &Waiting) -> Result<u8, Failure> {
         [] => vec![TARGET.to_owned()],
         names => units::select(names, &loaded()?)?,
     };
+    if names.is_empty() && verb != "stop" {
+        refresh(waiting)?;
+    }
     let mut args = vec![verb];
     args.extend(units.iter().map(String::as_str));
     systemctl(&args, waiting)
 }
 
+/// The set follows the configuration when systemd reads its units (`crate::generate`).
+fn refresh(waiting: &Waiting) -> Result<(), Failure> {
+    let behind = || Ok::<_, Failure>(ask("systemctl", &["show", "--property=NeedDaemonReload", "--value", TARGET])?.trim() == "yes");
+    if installed::is_behind() || behind()? { systemctl(&["daemon-reload"], waiting).map(drop) } else { Ok(()) }
+}
+
 /// Further slots are enabled units: they are there again after a boot. The first ones are those of the configuration.
-fn scale(daemon: &str, slots: u32, waiting: &Waiting, env: &Env) -> Result<u8, Failure> {
+fn scale(daemon: &str, slots: u32, waiting: &Waiting) -> Result<u8, Failure> {
     let pool = match daemon.parse() {
         Ok(Daemon::Worker(pool)) => pool,
         Ok(other) => {
             return Err(Failure::new(EXIT_USAGE, format!("{other} cannot be scaled; worker.user, worker.channel and worker.push can")));
         }
-        Err(_) => return Err(Failure::new(4, format!("no daemon {daemon:?}"))),
+        Err(_) => return Err(Failure::new(EXIT_UNKNOWN, names::unknown(daemon, &Pool::ALL.map(|p| Daemon::Worker(p).name().to_owned())))),
     };
     let slots = u16::try_from(slots).ok().filter(|s| (1..=SLOTS_MAX).contains(s));
     let slots = slots.ok_or_else(|| Failure::new(EXIT_USAGE, format!("slots are 1 to {SLOTS_MAX}")))?;
-    let configured = configured(pool, env);
+    let configured = configured().into_iter().find(|(p, _)| *p == pool).map_or(1, |(_, slots)| slots);
     if slots < configured {
-        let text = format!("workers.{} is {configured} in {CONFIG}: lower it there, then `systemctl restart {TARGET}`", pool.name());
+        let text = format!("workers.{} is {configured} in {CONFIG}: lower it there, then `wkctl restart`, then this again", pool.name());
         return Err(Failure::new(EXIT_USAGE, text));
     }
     let (up, down) = units::scaled(pool, slots, &loaded()?);
@@ -171,15 +178,10 @@ fn scale(daemon: &str, slots: u32, waiting: &Waiting, env: &Env) -> Result<u8, F
     Ok(code)
 }
 
-/// Slots of the configuration; 1 when it cannot be read.
-fn configured(pool: Pool, env: &Env) -> u16 {
-    let inputs = Inputs { env: env.clone(), ..Inputs::default() };
-    let workers = wk_config::load_file(Some(&PathBuf::from(CONFIG)), false, &inputs).map(|loaded| loaded.config.workers);
-    workers.map_or(1, |w| match pool {
-        Pool::User => w.user,
-        Pool::Channel => w.channel,
-        Pool::Push => w.push,
-    })
+/// Slots of the configuration; none when it cannot be read by this user: then only what systemd knows counts.
+fn configured() -> Vec<(Pool, u16)> {
+    let workers = installed::config().map(|config| config.workers);
+    workers.map_or_else(|_| Vec::new(), |w| vec![(Pool::User, w.user), (Pool::Channel, w.channel), (Pool::Push, w.push)])
 }
 
 fn logs(names: &[String], follow: bool, lines: u32) -> Result<u8, Failure> {
@@ -202,7 +204,10 @@ fn systemctl(args: &[&str], waiting: &Waiting) -> Result<u8, Failure> {
     let ended = Process::new("systemctl").args(args).stdin(Stdio::null()).status().map_err(|e| missing("systemctl", &e))?;
     match ended.code() {
         Some(0) => Ok(0),
-        Some(SYSTEMCTL_PERMISSION) => Err(Failure::new(EXIT_PERMISSION, "systemd refused: not permitted")),
+        Some(SYSTEMCTL_PERMISSION) => Err(Failure::new(
+            EXIT_PERMISSION,
+            "systemd refused: not permitted; call wkctl as root, or let polkit allow org.freedesktop.systemd1.manage-units",
+        )),
         _ => Err(Failure::new(EXIT_FAILED, format!("systemctl {} ended with {ended}; `wkctl logs` says more", args.join(" ")))),
     }
 }

@@ -252,11 +252,10 @@ async fn row_69_a_peer_without_the_role_is_refused_and_noted() {
     }
     let node = Plan::new("supervisor:\n  viewerGroup: nogroup").spawn();
     node.wait("ready", |s| s.overall == "ready").await;
-    let (tool, fds) = (node.dir().join("wkctl"), node.dir().join("r"));
+    let tool = node.dir().join("wkctl");
     std::fs::copy(env!("CARGO_BIN_EXE_wkctl"), &tool).unwrap();
-    for path in [node.dir(), &fds] {
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
-    }
+    // The test's own folder; everything below it the supervisor has opened itself.
+    std::fs::set_permissions(node.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
     let as_nobody = |gid: u32, args: &[&str]| {
         let mut command = std::process::Command::new(&tool);
         command.arg("--runtime").arg(node.runtime()).args(args).uid(65534).gid(gid);

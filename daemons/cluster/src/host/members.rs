@@ -324,6 +324,23 @@ impl Members {
         self.epoch
     }
 
+    /// Clients were admitted: once, for good.
+    #[must_use]
+    pub fn admitted(&self) -> bool {
+        self.admitted
+    }
+
+    /// Who is configured and not here: while one is missing, clients are not admitted.
+    #[must_use]
+    pub fn missing(&self) -> Vec<InstanceName> {
+        let here = |name: &InstanceName| self.members.get(name).is_some_and(Member::live);
+        self.configured
+            .iter()
+            .flat_map(|(daemon, slots)| (0..*slots).map(|slot| InstanceName { daemon: *daemon, slot }))
+            .filter(|n| !here(n))
+            .collect()
+    }
+
     /// The table to publish.
     #[must_use]
     pub fn table(&self) -> pb::Table {

@@ -251,6 +251,13 @@ impl Context {
         }
     }
 
+    /// One line for people about a ready daemon, shown by the service manager that started it.
+    pub fn status_text(&self, text: &str) {
+        if self.phase() == Phase::Ready {
+            self.inner.notifier.status(text);
+        }
+    }
+
     /// Takes readiness back (degraded), or gives it again. Only between [`Context::ready`] and the drain.
     pub fn set_degraded(&self, degraded: bool) {
         if self.phase() == Phase::Ready {

@@ -60,7 +60,7 @@ fn copies(from: &Path, to: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut copied = Vec::new();
     for entry in fs::read_dir(from)? {
         let path = entry?.path();
-        let unit = path.extension().is_some_and(|e| e == "service" || e == "socket" || e == "target");
+        let unit = path.extension().is_some_and(|e| e == "service" || e == "socket" || e == "target" || e == "slice");
         if !unit {
             continue;
         }

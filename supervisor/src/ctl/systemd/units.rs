@@ -6,19 +6,13 @@ use wk_proto::node::v1::State;
 use wk_proto::supervisor::v1 as pb;
 use wk_types::{Daemon, InstanceName, Pool};
 
-use super::super::Failure;
+use super::super::{EXIT_UNKNOWN, Failure};
+use crate::installed::{SUPERVISOR, TARGET};
+use crate::names::{self, unit};
 
 /// What is asked of each unit.
 pub(super) const PROPERTIES: [&str; 8] =
     ["Id", "ActiveState", "SubState", "Result", "MainPID", "NRestarts", "StatusText", "ActiveEnterTimestampMonotonic"];
-
-/// Unit of an instance.
-pub(super) fn unit(name: InstanceName) -> String {
-    match name.daemon {
-        Daemon::Worker(_) => format!("wk-{}@{}.service", name.daemon.file_name(), name.slot),
-        daemon => format!("wk-{}.service", daemon.file_name()),
-    }
-}
 
 /// Instance of a unit; `None` for other units.
 pub(super) fn instance(unit: &str) -> Option<InstanceName> {
@@ -28,12 +22,47 @@ pub(super) fn instance(unit: &str) -> Option<InstanceName> {
     Some(InstanceName { daemon, slot: slot.parse().ok()? })
 }
 
-/// Units of `systemctl list-units`, and those of the default node.
-pub(super) fn known(list: &str) -> Vec<String> {
-    let listed = list.lines().filter_map(|line| instance(line.split_whitespace().next()?));
+/// Units that `list` names (of `systemctl list-units`, or of `Wants=`), those of `configured` slots, and those of the default node.
+pub(super) fn known(list: &str, configured: &[(Pool, u16)]) -> Vec<String> {
+    let listed = list.split_whitespace().filter_map(instance);
     let default = Daemon::ALL.into_iter().map(|daemon| InstanceName { daemon, slot: 0 });
-    let all: BTreeSet<InstanceName> = listed.chain(default).collect();
+    let slots = configured.iter().flat_map(|(pool, slots)| (0..*slots).map(|slot| InstanceName { daemon: Daemon::Worker(*pool), slot }));
+    let all: BTreeSet<InstanceName> = listed.chain(default).chain(slots).collect();
     all.into_iter().map(unit).collect()
+}
+
+/// What systemd says about the two ways to run a node.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Ways<'a> {
+    /// `systemctl show` of [`WAYS`] for the supervisor's unit, the target and the daemons' units.
+    pub(super) shown: &'a str,
+    /// The native set was the last that ran.
+    pub(super) last: bool,
+}
+
+/// What is asked for [`Ways`].
+pub(super) const WAYS: &str = "--property=Id,ActiveState,UnitFileState";
+
+impl Ways<'_> {
+    /// True when commands are for the native set: it runs or moves, or it is what ran last, or what the next boot starts.
+    pub(super) fn native(self) -> bool {
+        let blocks = self.shown.split("\n\n").map(|block| block.lines().filter_map(|l| l.split_once('=')).collect::<BTreeMap<_, _>>());
+        let blocks: Vec<_> = blocks.collect();
+        let value =
+            |id: &str, key: &str| blocks.iter().find(|b| b.get("Id") == Some(&id)).and_then(|b| b.get(key).copied()).unwrap_or_default();
+        let moves = |state: &str| ["active", "activating", "deactivating", "reloading"].contains(&state);
+        if moves(value(TARGET, "ActiveState")) {
+            return true;
+        }
+        if moves(value(SUPERVISOR, "ActiveState")) {
+            return false;
+        }
+        let known = |b: &BTreeMap<&str, &str>| {
+            let state = b.get("ActiveState").copied().unwrap_or_default();
+            b.get("Id").is_some_and(|id| instance(id).is_some()) && (moves(state) || state == "failed")
+        };
+        blocks.iter().any(known) || self.last || value(TARGET, "UnitFileState") == "enabled"
+    }
 }
 
 /// Units of daemons, of `worker` for all pools, or of instances; all known without names.
@@ -43,14 +72,9 @@ pub(super) fn select(names: &[String], known: &[String]) -> Result<Vec<String>, 
     }
     let mut found = Vec::new();
     for name in names {
-        let exact = name.contains('@').then(|| name.parse::<InstanceName>().ok()).flatten();
-        let fits = |i: InstanceName| i.daemon.name() == name || (name == "worker" && matches!(i.daemon, Daemon::Worker(_)));
-        let of: Vec<String> = match exact {
-            Some(exact) => vec![unit(exact)],
-            None => known.iter().filter(|u| instance(u).is_some_and(fits)).cloned().collect(),
-        };
+        let of: Vec<String> = known.iter().filter(|u| instance(u).is_some_and(|i| names::means(name, &i.to_string()))).cloned().collect();
         if of.is_empty() {
-            return Err(Failure::new(4, format!("no daemon or instance {name:?}")));
+            return Err(Failure::new(EXIT_UNKNOWN, names::unknown(name, &names::known(known.iter().filter_map(|u| instance(u))))));
         }
         found.extend(of.into_iter().filter(|u| !found.contains(u)).collect::<Vec<_>>());
     }
@@ -77,7 +101,8 @@ fn row(keys: &BTreeMap<&str, &str>, now: u64) -> Option<pb::InstanceStatus> {
     let said = text("StatusText");
     let (state, why) = match (text("ActiveState"), text("SubState")) {
         ("active" | "reloading", _) if said.starts_with("says that") => (State::Degraded, said.to_owned()),
-        ("active" | "reloading", _) => (State::Ready, String::new()),
+        // The host of the node table names who is missing.
+        ("active" | "reloading", _) => (State::Ready, if said == "ready" { String::new() } else { said.to_owned() }),
         ("activating", "auto-restart") => (State::Backoff, format!("ended ({}), about to be started again", text("Result"))),
         ("activating", _) if said.starts_with("waiting") => (State::Waiting, said.to_owned()),
         ("activating", _) => (State::Starting, if said.is_empty() { "not ready yet".to_owned() } else { said.to_owned() }),
@@ -139,17 +164,49 @@ mod tests {
 
     #[test]
     fn names_select_units_and_unknown_ones_are_refused() {
-        let known = known("wk-worker-push@1.service loaded active running x\nwk-boot.service loaded active running x\n");
+        let known =
+            known("wk-worker-push@1.service loaded active running x\nwk-boot.service loaded active running x\n", &[(Pool::User, 1)]);
         assert_eq!(known.len(), 8);
         assert_eq!(select(&names(&["worker.push"]), &known).unwrap(), names(&["wk-worker-push@0.service", "wk-worker-push@1.service"]));
         assert_eq!(select(&names(&["worker"]), &known).unwrap().len(), 4);
-        assert_eq!(select(&names(&["worker.user@5", "worker.user@5"]), &known).unwrap(), names(&["wk-worker-user@5.service"]));
-        assert_eq!(select(&names(&["nobody"]), &known).unwrap_err().code, 4);
+        assert_eq!(select(&names(&["worker.push@1", "worker.push@1"]), &known).unwrap(), names(&["wk-worker-push@1.service"]));
+        for (name, said) in
+            [("worker.user@5", "did you mean worker.user@0?"), ("nobody", "there are cluster"), ("gatewy", "did you mean gateway?")]
+        {
+            let refused = select(&names(&[name]), &known).unwrap_err();
+            assert!(refused.code == 4 && refused.message.contains(said), "{refused}");
+        }
+    }
+
+    #[test]
+    fn configured_slots_belong_to_the_node_before_systemd_knows_them() {
+        let known = known("Wants=wk-api.service wk-worker-user@1.service", &[(Pool::Channel, 2)]);
+        assert!(["wk-worker-user@1.service", "wk-worker-channel@1.service"].iter().all(|u| known.contains(&(*u).to_owned())), "{known:?}");
+        assert_eq!(known.len(), 9);
+    }
+
+    #[test]
+    fn commands_go_to_the_way_that_runs_or_ran_last() {
+        let shown = |supervisor: &str, target: &str, cluster: &str, enabled: &str| {
+            [("wukongim.service", supervisor, "disabled"), ("wukongim.target", target, enabled), ("wk-cluster.service", cluster, "static")]
+                .map(|(id, active, file)| format!("Id={id}\nActiveState={active}\nUnitFileState={file}\n"))
+                .join("\n")
+        };
+        let native = |shown: &str, last| Ways { shown, last }.native();
+        for state in ["active", "activating", "deactivating"] {
+            assert!(native(&shown("inactive", state, "inactive", "disabled"), false), "{state}");
+            assert!(native(&shown("inactive", "inactive", state, "disabled"), false), "a unit of it: {state}");
+            assert!(!native(&shown(state, "inactive", "failed", "enabled"), true), "the supervisor: {state}");
+        }
+        assert!(native(&shown("inactive", "inactive", "failed", "disabled"), false));
+        assert!(native(&shown("inactive", "inactive", "inactive", "enabled"), false), "the next boot starts it");
+        assert!(native(&shown("failed", "inactive", "inactive", "disabled"), true), "it was the last that ran");
+        assert!(!native(&shown("inactive", "inactive", "inactive", "disabled"), false) && !native("", false));
     }
 
     #[test]
     fn scaling_names_what_to_start_and_to_stop() {
-        let known = known("wk-worker-push@1.service l\nwk-worker-push@4.service l\n");
+        let known = known("wk-worker-push@1.service l\nwk-worker-push@4.service l\n", &[]);
         assert_eq!(
             scaled(Pool::Push, 2, &known),
             (names(&["wk-worker-push@0.service", "wk-worker-push@1.service"]), names(&["wk-worker-push@4.service"]))

@@ -99,6 +99,21 @@ fn a_crash_keeps_the_share_and_the_next_life_counts_on() {
 }
 
 #[test]
+fn who_is_configured_and_not_here_is_named() {
+    let mut members = Members::new(1, 5, Daemon::ALL.map(|d| (d, if d == Daemon::Worker(wk_types::Pool::Channel) { 2 } else { 1 })));
+    members.host(NOW, report("cluster@0", 1));
+    for name in REST {
+        let seat = members.join(NOW, &report(name, 9)).unwrap();
+        members.said(seat, true, false);
+    }
+    assert_eq!((members.missing(), members.admitted()), (vec!["worker.channel@1".parse().unwrap()], false));
+    let last = members.join(NOW, &report("worker.channel@1", 10)).unwrap();
+    assert!(members.missing().is_empty());
+    members.said(last, true, false);
+    assert!(members.admitted());
+}
+
+#[test]
 fn the_end_of_an_older_stream_of_the_same_life_is_no_end() {
     let (mut members, seats) = full();
     let again = members.join(NOW, &pb::JoinReport { serving: true, ..report("api@0", seats[1].incarnation) }).unwrap();

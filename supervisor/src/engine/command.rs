@@ -177,10 +177,14 @@ impl Engine {
             }
             Command::Mark { mark, names, actor, answer } => {
                 let done = self.mark(mark, &names, &actor);
+                // Who hears that it is done and asks for the status must see it.
+                self.publish();
                 reply(answer, done);
             }
             Command::Reload { config, apply, dry_run, actor, answer } => {
                 let done = self.reload(*config, apply, dry_run, Some(&actor));
+                // Who hears that it is done and asks for the status must see it.
+                self.publish();
                 reply(answer, done);
             }
             Command::Reexec { actor, answer } => {

@@ -3,9 +3,11 @@
 //! A number in a record is believed only when the process behind it, held by a pidfd, has the start time of the record and carries the
 //! marker (`WK_INSTANCE`, `WK_RUNTIME`) in its environment. Its health socket confirms it once more, by the nonce.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -198,6 +200,16 @@ fn marked(dir: &Path) -> Vec<Seen> {
         Some(Seen { pid, marker: vars.marker()?, leads: state_and_session(pid)?.1 == pid })
     };
     processes().filter_map(seen).collect()
+}
+
+/// Runtime folders of the daemons that live on this machine, as far as we may see them.
+#[must_use]
+pub fn homes() -> BTreeSet<PathBuf> {
+    let home = |pid| {
+        let vars = environment(pid).ok().filter(|v| v.marker().is_some())?;
+        vars.value("WK_RUNTIME").map(|dir| PathBuf::from(OsStr::from_bytes(dir)))
+    };
+    processes().filter_map(home).collect()
 }
 
 /// True when `pid` executes this binary, or the one that lay there before an upgrade.

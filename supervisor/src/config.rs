@@ -77,6 +77,8 @@ pub struct Config {
     pub log_filter: String,
     /// Environment given to the daemons.
     pub child_env: Vec<(String, String)>,
+    /// Why the file was refused, when an older configuration holds.
+    pub refused: Option<String>,
     /// To be shown once.
     pub warnings: Vec<String>,
     /// Who may do what on the control socket.
@@ -190,6 +192,7 @@ impl Config {
             child_env: env.iter().filter(|(k, _)| INHERITED.contains(k)).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
             warnings,
             waiting: Vec::new(),
+            refused: None,
             roles: roles(&config.supervisor, uid)?,
             source: source.clone(),
             env: env.clone(),
@@ -217,6 +220,16 @@ impl Config {
         let (config, uid) = (wk_config::Config::from_json(&json)?, rustix::process::geteuid().as_raw());
         let held = Self::build(&self.source, &self.env, (&config, self.warnings), uid, usable)?;
         Ok(Self { waiting, ..held })
+    }
+
+    /// What held before the file was refused.
+    ///
+    /// # Errors
+    /// `json` is no configuration.
+    pub fn held(source: &Source, env: &Env, json: &str, refused: &LoadError) -> Result<Self, LoadError> {
+        let (config, uid) = (wk_config::Config::from_json(json)?, rustix::process::geteuid().as_raw());
+        let held = Self::build(source, env, (&config, Vec::new()), uid, usable)?;
+        Ok(Self { refused: Some(crate::service::chain(refused)), ..held })
     }
 
     /// Program of a daemon.

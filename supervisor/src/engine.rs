@@ -46,7 +46,7 @@ use crate::notify::{Notifier, Passed};
 use crate::overrides::Overrides;
 use crate::process::Process;
 use crate::runtime::Runtime;
-use crate::table::{Fact, InstanceView, Overall, Report, State, Table};
+use crate::table::{Fact, InstanceView, Overall, Refusal, Report, State, Table};
 use crate::timing::Timing;
 
 use book::Book;
@@ -90,7 +90,7 @@ enum Msg {
     Fact(InstanceName, u64, Fact),
     Ended(InstanceName, u64),
     Quiesced(u64, Report, bool),
-    Tried(Result<(), String>),
+    Tried(Result<(), Refusal>),
     CallerLeft(u64),
     Loaded(Result<Box<Config>, String>),
 }
@@ -338,7 +338,7 @@ impl Engine {
             if let Some(code) = self.exit {
                 // After an orderly end, whatever made it end, there is nothing to be taken over.
                 if (code == 0 || self.escalated)
-                    && let Err(err) = self.ledger.remove()
+                    && let Err(err) = self.ledger.remove().and_then(|()| crate::kept::forget(self.runtime.dir()))
                 {
                     tracing::warn!(%err, "record of the children not removed");
                 }

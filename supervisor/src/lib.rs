@@ -24,6 +24,7 @@ pub mod events;
 pub mod generate;
 pub mod heritage;
 pub mod installed;
+pub mod kept;
 pub mod ledger;
 pub mod limits;
 pub mod listeners;

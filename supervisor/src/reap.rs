@@ -6,7 +6,8 @@
 use wk_config::Env;
 
 use crate::adopt;
-use crate::config::{Config, Source};
+use crate::config::Source;
+use crate::kept;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::service::{self, ServiceError};
 
@@ -45,13 +46,14 @@ pub fn run(source: &Source, env: &Env) -> Result<Vec<String>, ServiceError> {
     if verdict(result, env.get("EXIT_STATUS").unwrap_or_default()) == Verdict::Leave {
         return Ok(Vec::new());
     }
-    let config = Config::load(source, env)?;
+    let config = kept::load(source, env)?;
     let runtime = match Runtime::open(&config.runtime_dir, &config.data_dir, &config.logs_dir) {
         Err(RuntimeError::Held { .. }) => return Ok(Vec::new()),
         opened => opened?,
     };
     let ended = adopt::end_leftovers(runtime.dir());
     runtime.clean(&[])?;
+    kept::forget(runtime.dir()).map_err(|source| ServiceError::Io { what: "remove the kept configuration".into(), source })?;
     Ok(ended)
 }
 

@@ -4,7 +4,7 @@
 //! the new binary reads it first, so that one that cannot go on is not put in our place.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
@@ -20,6 +20,7 @@ use rustix::io::FdFlags;
 use serde::{Deserialize, Serialize};
 use wk_config::Env;
 
+use crate::config::Source;
 use crate::ledger::{Saved, boot_id};
 use crate::sys;
 
@@ -56,11 +57,15 @@ impl Origin {
         Ok(Self { binary, args, vars: std::env::vars_os().filter(|(name, _)| !stale(name)).collect() })
     }
 
-    /// A run of the binary that only reads the state and ends: 0, when it could go on with it.
+    /// A run of the binary that only reads the state and the configuration and ends: 0, when it could go on with them.
     #[must_use]
-    pub fn trial(&self, state: File) -> Command {
+    pub fn trial(&self, state: File, source: &Source) -> Command {
         let mut command = Command::new(&self.binary);
-        command.arg("reexec-trial").env_clear().envs(self.vars.iter().map(|(k, v)| (k, v)));
+        command.arg("reexec-trial");
+        for (flag, path) in [("--config", &source.file), ("--data", &source.data), ("--runtime", &source.runtime)] {
+            command.args(path.iter().flat_map(|path| [OsStr::new(flag), path.as_os_str()]));
+        }
+        command.env_clear().envs(self.vars.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::from(state)).stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }
@@ -73,6 +78,8 @@ struct Carried {
     record: String,
     #[serde(default)]
     own: BTreeMap<String, String>,
+    #[serde(default)]
+    config: String,
     locks: [i32; 2],
     control: i32,
     nodes: i32,
@@ -89,6 +96,8 @@ pub struct Kept<'a> {
     pub record: String,
     /// Keys that wait for the next start of the supervisor, as they hold: this is none.
     pub own: BTreeMap<String, String>,
+    /// The configuration that holds.
+    pub config: String,
     /// Locks of the folders.
     pub locks: [BorrowedFd<'a>; 2],
     /// Socket for `wkctl`.
@@ -112,6 +121,7 @@ impl Kept<'_> {
             version: VERSION,
             record: self.record.clone(),
             own: self.own.clone(),
+            config: self.config.clone(),
             locks: self.locks.each_ref().map(number),
             control: number(&self.control),
             nodes: number(&self.nodes),
@@ -183,6 +193,8 @@ pub struct Taken {
     pub saved: Saved,
     /// What it held of the configuration, of the keys that wait for the next start.
     pub own: BTreeMap<String, String>,
+    /// The configuration that it held.
+    pub config: String,
     /// Locks of the folders.
     pub locks: [File; 2],
     /// Socket for `wkctl`.
@@ -215,6 +227,7 @@ pub fn take(env: &Env) -> io::Result<Option<Taken>> {
     Ok(Some(Taken {
         saved,
         own: carried.own,
+        config: carried.config,
         locks: [sys::inherited(first)?.into(), sys::inherited(second)?.into()],
         control: sys::inherited(carried.control)?.into(),
         nodes: sys::inherited(carried.nodes)?.into(),
@@ -223,13 +236,13 @@ pub fn take(env: &Env) -> io::Result<Option<Taken>> {
     }))
 }
 
-/// The trial run: reads the state on standard input.
+/// The trial run: reads the state on standard input. Returns the keys that wait for another supervisor than this process.
 ///
 /// # Errors
 /// This binary could not go on with it.
-pub fn trial() -> io::Result<()> {
+pub fn trial() -> io::Result<BTreeMap<String, String>> {
     let stdin = rustix::io::dup(io::stdin())?;
-    read(File::from(stdin)).map(drop)
+    read(File::from(stdin)).map(|(carried, _)| carried.own)
 }
 
 fn read(mut file: File) -> io::Result<(Carried, Saved)> {

@@ -12,6 +12,9 @@ use wk_node::EpochFile;
 use crate::limits::BIRTH_WAIT;
 use crate::process::state_and_session;
 
+/// The record of our children.
+const LEDGER: &str = "state";
+
 /// The folders cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -122,7 +125,20 @@ impl Runtime {
     /// File of the record of our children.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
-        self.dir.join("state")
+        self.dir.join(LEDGER)
+    }
+
+    /// A record of children lies in this folder.
+    #[must_use]
+    pub fn has_ledger(dir: &Path) -> bool {
+        dir.join(LEDGER).try_exists().is_ok_and(|there| there)
+    }
+
+    /// A supervisor that lives holds the lock of this folder; the child of a dead one may hold it for a moment.
+    #[must_use]
+    pub fn is_held(dir: &Path) -> bool {
+        let Ok(mut lock) = OpenOptions::new().read(true).write(true).open(dir.join("lock")) else { return false };
+        matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) && holder(&mut lock).is_none_or(lives)
     }
 
     /// The last epoch that was published; 0: none.
@@ -210,6 +226,7 @@ mod tests {
         for path in ["run/lock", "data/supervisor/lock"] {
             fs::write(base.path().join(path), format!("pid {}", u32::MAX)).unwrap();
         }
+        assert!(!Runtime::is_held(&base.path().join("run")));
         drop(first);
         let executes = std::thread::spawn(move || {
             std::thread::park_timeout(Duration::from_millis(30));

@@ -29,6 +29,7 @@ use crate::engine::{Engine, Ports, Sockets};
 use crate::events::{Hub, Journal};
 use crate::heritage::{self, Heritage};
 use crate::installed;
+use crate::kept;
 use crate::limits::{COMMANDS_MAX, EVENTS_QUEUE_MAX, NOFILE};
 use crate::logs::{self, Cuts};
 use crate::mend::{self, Mended, connections};
@@ -188,18 +189,23 @@ pub fn run(options: Options, env: &Env) -> Result<u8, ServiceError> {
     Ok(code)
 }
 
-/// Says whether this binary could take the place of a running one, whose state is on standard input.
+/// Says whether this binary could take the place of a running one, whose state is on standard input, with the configuration as it is now.
 ///
 /// # Errors
 /// It could not.
-pub fn trial() -> Result<u8, ServiceError> {
-    reexec::trial().map(|()| 0).map_err(failed("state of the running supervisor"))
+pub fn trial(source: &Source, env: &Env) -> Result<u8, ServiceError> {
+    let own = reexec::trial().map_err(failed("state of the running supervisor"))?;
+    let config = Config::load(source, env)?.holding(&own)?;
+    config.spec.check().map_err(|e| failed(e.to_string())(io::Error::other("graph")))?;
+    Ok(0)
 }
 
 /// Takes the place of the binary that was this process before.
 fn go_on(taken: Taken, options: &Options, origin: Origin, env: &Env) -> Result<u8, ServiceError> {
-    let config = Config::load(&options.source, env)?.holding(&taken.own)?;
-    let Taken { saved, own: _, locks, control, nodes, listeners, children } = taken;
+    // The trial has read the file; a moment later it may be another. There are daemons to look after whatever it says.
+    let loaded = Config::load(&options.source, env).and_then(|config| config.holding(&taken.own));
+    let config = loaded.or_else(|refused| Config::held(&options.source, env, &taken.config, &refused))?;
+    let Taken { saved, own: _, config: _, locks, control, nodes, listeners, children } = taken;
     let runtime = Runtime::inherit(&config.runtime_dir, &config.data_dir, locks);
     let mut console = Console::new(env.get("NO_COLOR").is_some_and(|v| !v.is_empty()), None);
     console.line(&format!("supervisor {} goes on with {} processes", env!("CARGO_PKG_VERSION"), children.len()));
@@ -234,7 +240,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn begin(options: &Options, env: &Env, passed: &mut Passed, console: &mut Console) -> Result<(Config, Runtime, Heritage), ServiceError> {
-    let config = Config::load(&options.source, env)?;
+    let config = kept::load(&options.source, env)?;
     config.spec.check().map_err(|e| failed(e.to_string())(io::Error::other("graph")))?;
     raise_nofile();
     let runtime = match Runtime::open(&config.runtime_dir, &config.data_dir, &config.logs_dir) {

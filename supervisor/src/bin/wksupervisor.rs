@@ -89,9 +89,12 @@ enum Command {
         #[arg(required = true)]
         dirs: Vec<PathBuf>,
     },
-    /// Reads the state of a running supervisor on standard input: exit code 0 when this binary could go on with it
+    /// Reads the state of a running supervisor on standard input, and the configuration: exit code 0 when this binary could go on with them
     #[command(hide = true)]
-    ReexecTrial,
+    ReexecTrial {
+        #[command(flatten)]
+        source: SourceArgs,
+    },
     /// Ends the daemons that a supervisor left; for ExecStopPost= of a systemd unit, whose variables say whether to
     Reap {
         #[command(flatten)]
@@ -154,7 +157,7 @@ fn main() -> ExitCode {
             Ok(0)
         }
         Command::Generator { dirs } => return generated(generate::run(dirs.first().map_or(Path::new(""), PathBuf::as_path))),
-        Command::ReexecTrial => service::trial(),
+        Command::ReexecTrial { source } => service::trial(&source.source(), &env),
         Command::Reap { source: SourceArgs { config, data, runtime } } => {
             reap::run(&Source { file: config, data, runtime, strict: false }, &env).map(|ended| tell(&ended))
         }

@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 
 use super::{Child, Engine, FactSender, act::ended};
 use crate::adopt::Found;
+use crate::events::Cause;
 use crate::heritage::{configured, monotonic_ns};
 use crate::ledger::NodeRecord;
 use crate::limits::{ADOPT_HOLD, TIDY_DELAY};
@@ -16,6 +17,13 @@ use crate::{calls, ready};
 impl Engine {
     /// Takes over what was found, finishes what cannot be left, starts what was not started.
     pub(super) fn inherit(&mut self) {
+        self.keep();
+        if let Some(why) = self.config.refused.clone() {
+            let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
+            let text = format!("{why}; what held before holds; correct it, then `wkctl reload`");
+            self.console.line(&format!("warning: {text}"));
+            self.event(None, "supervisor", Cause::Reload, None, text);
+        }
         let children = std::mem::take(&mut self.heritage.children);
         let taken = children.len();
         for found in children {
@@ -74,6 +82,13 @@ impl Engine {
             self.with_child(name, generation, |c| {
                 c.tasks.spawn(ready::probe(c.channel.clone(), facts, c.process.number()));
             });
+        }
+    }
+
+    /// Keeps the configuration for a successor that finds a bad one.
+    pub(super) fn keep(&self) {
+        if let Err(err) = crate::kept::keep(&self.config) {
+            tracing::error!(%err, "configuration not kept for a successor");
         }
     }
 

@@ -71,6 +71,7 @@ impl Engine {
         self.fingerprints = marks;
         self.config = new.into();
         self.sealed = None;
+        self.keep();
         let mut message = summary(&changes, &behind);
         self.event(actor, "command", Cause::Reload, None, message.clone());
         let mut op = 0;

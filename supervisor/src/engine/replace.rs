@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::process::Child as Trial;
+use std::process::{Child as Trial, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -13,6 +13,7 @@ use crate::limits::TRIAL_TIMEOUT;
 use crate::mend;
 use crate::process::Process;
 use crate::reexec::{Kept, Origin};
+use crate::service::EXIT_CONFIG;
 use crate::table::Refusal;
 
 /// What survives the exec beside children and listeners.
@@ -62,19 +63,20 @@ impl Engine {
         }
         self.ledger.begin_anew();
         self.record();
+        self.keep();
     }
 
     fn begin_trial(&mut self) -> io::Result<Trial> {
         let state = self.kept().and_then(|kept| kept.state())?;
         let origin = self.sockets.as_ref().map(|s| &s.origin).ok_or(io::ErrorKind::NotFound)?;
-        origin.trial(state).spawn()
+        origin.trial(state, &self.config.source).spawn()
     }
 
     /// The trial is over: goes, or says why not.
-    pub(super) fn tried(&mut self, outcome: Result<(), String>) {
+    pub(super) fn tried(&mut self, outcome: Result<(), Refusal>) {
         let Some((_, waiter)) = self.trial.take() else { return };
         let refusal = match outcome {
-            Err(text) => Refusal::new(6, format!("the new binary was tried and refused: {text}; the old one goes on")),
+            Err(refusal) => refusal,
             Ok(()) if self.table.is_busy() => Refusal::new(75, "an operation has begun meanwhile, try later"),
             Ok(()) => {
                 self.console.line("exchanging the supervisor");
@@ -103,6 +105,7 @@ impl Engine {
         Ok(Kept {
             record: self.ledger.text()?,
             own: crate::reload::own(&self.config.json),
+            config: self.config.json.clone(),
             locks: self.runtime.locks(),
             control: sockets.control.as_fd(),
             nodes: sockets.nodes.as_fd(),
@@ -125,7 +128,23 @@ async fn watch(trial: Trial, tx: mpsc::Sender<Msg>) {
     tx.send(Msg::Tried(outcome)).await.unwrap_or_default();
 }
 
-async fn judge(mut trial: Trial) -> Result<(), String> {
+async fn judge(trial: Trial) -> Result<(), Refusal> {
+    match end(trial).await {
+        Ok((status, _)) if status.success() => Ok(()),
+        Ok((status, text)) if status.code() == Some(EXIT_CONFIG.into()) => {
+            Err(Refusal::new(EXIT_CONFIG.into(), format!("{text}; correct it and try again; the old supervisor goes on")))
+        }
+        Ok((status, text)) => Err(refused(&format!("{status} {text}"))),
+        Err(text) => Err(refused(&text)),
+    }
+}
+
+fn refused(text: &str) -> Refusal {
+    Refusal::new(6, format!("the new binary was tried and refused: {text}; the old one goes on"))
+}
+
+/// Status of a trial and what it said.
+async fn end(mut trial: Trial) -> Result<(ExitStatus, String), String> {
     let pid = Pid::from_child(&trial);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| e.to_string())?;
     let ended = tokio::time::timeout(TRIAL_TIMEOUT, Process::new(pid, pidfd, "").ended()).await;
@@ -134,15 +153,15 @@ async fn judge(mut trial: Trial) -> Result<(), String> {
         trial.kill().map_err(|e| e.to_string())?;
     }
     let status = trial.wait().map_err(|e| e.to_string())?;
-    if status.success() && !late {
-        return Ok(());
+    if late {
+        return Err(format!("no answer within {} s", Duration::as_secs(&TRIAL_TIMEOUT)));
     }
     let mut text = String::new();
     if let Some(mut errors) = trial.stderr.take() {
         // What it wrote before its end is in the pipe: this does not wait. A helper that it left may hold the pipe open, so not to its end.
-        let mut bytes = [0; 512];
-        let count = if late { 0 } else { errors.read(&mut bytes).unwrap_or(0) };
+        let mut bytes = [0; 4096];
+        let count = if status.success() { 0 } else { errors.read(&mut bytes).unwrap_or(0) };
         text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default()).trim().to_owned();
     }
-    Err(if late { format!("no answer within {} s", Duration::as_secs(&TRIAL_TIMEOUT)) } else { format!("{status} {text}") })
+    Ok((status, text))
 }

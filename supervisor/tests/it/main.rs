@@ -15,6 +15,7 @@ mod pending;
 mod policies;
 mod process;
 mod reexec;
+mod refused;
 mod roll;
 mod start;
 mod stop;

@@ -26,6 +26,8 @@ pub const START_ATTEMPTS: u32 = 3;
 pub const OPTIONAL_GRACE: Duration = Duration::from_secs(2);
 /// Time to leave a core file between SIGABRT and SIGKILL.
 pub const ABORT_GRACE: Duration = Duration::from_secs(5);
+/// The same after a probe, so that a hang which somebody waits for is repaired within five seconds: two for the probe, this, and the start.
+pub const PROBE_ABORT_GRACE: Duration = Duration::from_secs(1);
 /// A process that is not gone this long after SIGKILL is Stuck.
 pub const KILL_GRACE: Duration = Duration::from_secs(10);
 /// Deadline of everything after a second signal or `--fast`.

@@ -94,7 +94,8 @@ impl Process {
     pub fn signal(&self, sig: Sig) -> io::Result<()> {
         match sig {
             Sig::Term => self.send(Signal::TERM).and_then(|()| self.send(Signal::CONT)),
-            Sig::Abort => self.send(Signal::ABORT),
+            // One that is stopped takes no other signal but SIGKILL, which leaves no core.
+            Sig::Abort => self.send(Signal::ABORT).and_then(|()| self.send(Signal::CONT)),
             Sig::Kill => {
                 self.kill_group();
                 self.send(Signal::KILL)

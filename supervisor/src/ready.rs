@@ -17,7 +17,7 @@ use crate::engine::FactSender;
 use crate::limits::{HEALTH_GRACE, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT, PROBE_CHECKS, PROBE_TIMEOUT};
 use crate::metrics::Counters;
 use crate::process::state_and_session;
-use crate::table::Fact;
+use crate::table::{Fact, Probe};
 
 /// Says when a daemon may receive work.
 const READY: &str = "wk.ready";
@@ -122,17 +122,27 @@ pub(crate) async fn probe(channel: Channel, facts: FactSender, pid: u32) {
     for _ in 0..PROBE_CHECKS {
         let began = Instant::now();
         if check(&channel, PROBE_TIMEOUT).await {
-            return facts.send(Fact::Probed(true)).await;
+            return facts.send(Fact::Probed(Probe::Answered)).await;
         }
         // An error that comes at once is no reason to skip the wait.
         sleep(PROBE_TIMEOUT.saturating_sub(began.elapsed())).await;
     }
-    facts.send(Fact::Probed(traced(pid))).await;
+    let probe = match state(pid) {
+        // A debugger holds it: that it does not answer says nothing.
+        Some('t') => Probe::Answered,
+        Some('T') => Probe::Stopped,
+        _ => Probe::Silent,
+    };
+    facts.send(Fact::Probed(probe)).await;
 }
 
 /// A debugger holds it: that it does not answer says nothing.
 fn traced(pid: u32) -> bool {
-    state_and_session(pid).is_some_and(|(state, _)| state == 't')
+    state(pid) == Some('t')
+}
+
+fn state(pid: u32) -> Option<char> {
+    state_and_session(pid).map(|(state, _)| state)
 }
 
 async fn check(channel: &Channel, within: Duration) -> bool {

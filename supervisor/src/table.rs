@@ -73,8 +73,8 @@ pub enum Fact {
     Serving(bool),
     /// A liveness check was answered, or not.
     Alive(bool),
-    /// Both checks of a probe failed, or the health connection stayed away; `true`: answered after all.
-    Probed(bool),
+    /// Outcome of a probe.
+    Probed(Probe),
     /// The health connection is lost and did not come back.
     HealthLost,
     /// Another process answers on the health socket.
@@ -89,12 +89,23 @@ pub enum Fact {
     Exited(Exit),
 }
 
+/// Outcome of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// One of its checks was answered, or a debugger holds the process.
+    Answered,
+    /// None was, and somebody has stopped the process (SIGSTOP).
+    Stopped,
+    /// None was.
+    Silent,
+}
+
 /// Signals the table asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sig {
     /// Drain, with a SIGCONT behind it.
     Term,
-    /// Core dump.
+    /// Core dump, with a SIGCONT behind it.
     Abort,
     /// To the whole group.
     Kill,

@@ -8,7 +8,6 @@ use wk_types::{Daemon, InstanceName};
 
 use super::{EndStep, Instance, Kind, LastEnd, Op, Rest, Run, State, Table, Waiting};
 use crate::backoff::Time;
-use crate::cause::Exit;
 use crate::spec::Spec;
 use crate::timing::Timing;
 
@@ -94,12 +93,10 @@ impl Table {
         self.admitted
     }
 
-    /// The last generation ended by a SIGKILL: from outside, for want of memory, or as ours because it was stopped. A process that is to
-    /// blame itself ends by another signal: one that hangs is sent SIGABRT first.
+    /// The last generation is not to blame for its end: it was killed or stopped from outside, for want of memory, or at the deadline of a stop.
     #[must_use]
     pub fn was_killed(&self, name: InstanceName) -> bool {
-        let last = self.instances.get(&name).and_then(|i| i.last_end);
-        last.is_some_and(|end| matches!(end.exit, Exit::Signal { signal: 9, .. }))
+        self.instances.get(&name).and_then(|i| i.last_end).is_some_and(|end| end.killed)
     }
 
     /// Last completed start.
@@ -256,9 +253,9 @@ impl Table {
             Rest::Backoff { until, cause } => {
                 let wait = until.saturating_sub(now).as_secs_f64();
                 let flag = if instance.backoff.crash_loop().is_some() { "; crash loop" } else { "" };
-                format!("{cause}; next try in {wait:.1} s{flag}")
+                format!("{}; next try in {wait:.1} s{flag}", instance.ended_for(cause))
             }
-            Rest::Failed(cause) => format!("{cause}; not restarted, `wkctl start` tries again"),
+            Rest::Failed(cause) => format!("{}; not restarted, `wkctl start` tries again", instance.ended_for(cause)),
         }
     }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use wk_types::InstanceName;
 
-use super::{Action, EndStep, Ending, Fact, LastEnd, Measure, Outcome, Rest, Run, Stop, Table};
+use super::{Action, EndStep, Ending, Fact, LastEnd, Measure, Outcome, Probe, Rest, Run, Stop, Table};
 use crate::backoff::{Crash, Time};
 use crate::cause::{Cause, Exit};
-use crate::limits::LIVE_MISSES;
+use crate::limits::{LIVE_MISSES, PROBE_ABORT_GRACE};
 use crate::spec::Orphans;
 
 impl Table {
@@ -50,11 +50,13 @@ impl Table {
                     self.end(now, name, Some(Cause::Hang("liveness checks unanswered".into())), EndStep::Abort);
                 }
             }
-            Fact::Probed(true) => run.probing = false,
-            Fact::Probed(false) => {
-                run.probing = false;
+            Fact::Probed(Probe::Answered) => run.probing = false,
+            Fact::Probed(probe) => {
+                (run.probing, run.stopped) = (false, probe == Probe::Stopped);
                 self.out.push(Action::Measured(name, Measure::Missed));
-                self.end(now, name, Some(Cause::Hang("no answer to a probe".into())), EndStep::Kill);
+                let how = if run.stopped { "stopped, no answer to a probe" } else { "no answer to a probe" };
+                self.end(now, name, Some(Cause::Hang(how.into())), EndStep::Abort);
+                self.abort_soon(now, name);
             }
             Fact::HealthLost => self.end(now, name, Some(Cause::Hang("health connection lost".into())), EndStep::Abort),
             Fact::Identity(text) => self.end(now, name, Some(Cause::Identity(text)), EndStep::Kill),
@@ -73,6 +75,14 @@ impl Table {
             self.out.push(Action::Measured(name, Measure::Started(run.times)));
             let text = format!("ready after {:.1} ms", (now.saturating_sub(run.times.spawn)).as_secs_f64() * 1e3);
             self.note(name, false, text);
+        }
+    }
+
+    /// A neighbour waits for it: less time for the core than when nobody has missed it.
+    fn abort_soon(&mut self, now: Time, name: InstanceName) {
+        let run = self.instances.get_mut(&name).and_then(|i| i.run.as_mut());
+        if let Some(ending) = run.and_then(|r| r.ending.as_mut()).filter(|e| e.step == EndStep::Abort) {
+            ending.deadline = ending.deadline.min(now + PROBE_ABORT_GRACE);
         }
     }
 
@@ -98,7 +108,12 @@ impl Table {
         let Some(run) = instance.run.take() else { return };
         let generation = instance.generation;
         let planned = run.ending.as_ref().is_some_and(|e| e.cause.is_none());
-        instance.last_end = Some(LastEnd { generation, exit, at: now, up: now.saturating_sub(run.times.spawn), planned });
+        // Whom we end for a cause is to blame, unless it was stopped by somebody else.
+        let killed = match &run.ending {
+            Some(Ending { cause: Some(_), .. }) => run.stopped,
+            _ => matches!(exit, Exit::OutOfMemory | Exit::Signal { signal: 9, .. }),
+        };
+        instance.last_end = Some(LastEnd { generation, exit, at: now, up: now.saturating_sub(run.times.spawn), planned, killed });
         instance.rest = Rest::Idle;
         let took = run.ending.as_ref().map_or(Duration::ZERO, |e| now.saturating_sub(e.began));
         let asked = matches!(exit, Exit::Signal { signal: 15, .. });
@@ -137,10 +152,11 @@ impl Table {
         let before = instance.backoff.crash_loop();
         let delay = instance.backoff.on_crash(Crash { at: now, ready_for, heavy: cause.heavy(), jitter });
         let given_up = cause.permanent() || self.spec.daemons.get(&name.daemon).is_some_and(|s| s.gives_up(&cause, instance.restarts));
+        let end = instance.ended_for(&cause);
         let (text, rest) = if given_up {
-            (format!("{cause}; not restarted"), Rest::Failed(cause.clone()))
+            (format!("{end}; not restarted"), Rest::Failed(cause.clone()))
         } else {
-            let text = format!("{cause}; next try in {:.1} s", delay.as_secs_f64());
+            let text = format!("{end}; next try in {:.1} s", delay.as_secs_f64());
             (text, Rest::Backoff { until: now + delay, cause: cause.clone() })
         };
         instance.rest = rest;

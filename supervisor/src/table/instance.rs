@@ -172,6 +172,9 @@ pub struct Run {
     pub misses: u8,
     /// A probe is under way.
     pub probing: bool,
+    /// Somebody had stopped it when it did not answer a probe.
+    #[serde(default)]
+    pub stopped: bool,
     /// We are ending it.
     pub ending: Option<Ending>,
     /// Phase times.
@@ -209,6 +212,7 @@ impl Run {
             admitted: false,
             misses: 0,
             probing: false,
+            stopped: false,
             ending: None,
             times: Times { spawn, exec, ..Times::default() },
             adopted: false,
@@ -279,6 +283,9 @@ pub struct LastEnd {
     /// We had asked for it.
     #[serde(default)]
     pub planned: bool,
+    /// It is not to blame for it.
+    #[serde(default)]
+    pub killed: bool,
 }
 
 impl LastEnd {
@@ -352,6 +359,16 @@ impl Instance {
     #[must_use]
     pub fn live(&self) -> bool {
         self.run.is_some() || matches!(self.rest, Rest::Spawning)
+    }
+
+    /// The cause, and how the process ended for it when we had to end it.
+    #[must_use]
+    pub fn ended_for(&self, cause: &Cause) -> String {
+        let ours = matches!(cause, Cause::Hang(_) | Cause::StartTimeout | Cause::Unready | Cause::Identity(_));
+        match self.last_end.filter(|_| ours) {
+            Some(end) => format!("{cause}, ended by {}", end.exit),
+            None => cause.to_string(),
+        }
     }
 
     /// Operator's word: no more waiting, no more counting.

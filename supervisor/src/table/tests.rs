@@ -430,7 +430,7 @@ impl World {
             Step::Exit(w, code) => self.fact(self.pick(w), Fact::Exited(Exit::Code(code))),
             Step::Serving(w, serving) => self.fact(self.pick(w), Fact::Serving(serving)),
             Step::Missed(w) => self.fact(self.pick(w), Fact::Alive(false)),
-            Step::Probe(w, alive) => self.fact(self.pick(w), Fact::Probed(alive)),
+            Step::Probe(w, alive) => self.fact(self.pick(w), Fact::Probed(if alive { Probe::Answered } else { Probe::Silent })),
             Step::Lost(w) => self.fact(self.pick(w), Fact::HealthLost),
             Step::Pass(ms) => self.pass(ms),
             Step::Start(w) => op(self, Kind::Start, name(self, w), Flags::default()),

@@ -52,6 +52,7 @@ async fn replaces_a_stopped_daemon_within_five_seconds() {
     let back = node.wait_back("worker.channel@0", old.generation).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_ne!(back.pid, old.pid);
+    node.said("hang: stopped, no answer to a probe, ended by signal 6 (ABRT)").await;
 }
 
 /// A report about a healthy daemon changes nothing; one about an old life is ignored.

@@ -39,7 +39,9 @@ async fn rows_12_and_13_a_blocked_executor_is_a_hang() {
     client.report_stall(report).await.unwrap();
     node.wait_back("worker.user@0", old.generation).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    node.said("hang: no answer to a probe").await;
+    node.said("hang: no answer to a probe, ended by signal 6 (ABRT)").await;
+    let events = node.must_wkctl(&["events"]).await;
+    assert!(events.contains("ended by signal 6 (ABRT)"), "{events}");
 }
 
 #[tokio::test]

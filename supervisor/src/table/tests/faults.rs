@@ -244,3 +244,29 @@ fn a_signal_of_ours_is_not_called_somebody_elses() {
     assert_eq!(why, "not wanted, last signal 15 (TERM)");
     assert_eq!(world.last().stops.iter().map(|s| s.outcome).collect::<Vec<_>>(), [Outcome::Gone], "it had begun to work");
 }
+
+#[test]
+fn row_12_a_hang_is_dumped_before_it_is_killed_and_is_to_blame() {
+    let user = at(Daemon::Worker(Pool::User));
+    let abort = Exit::Signal { signal: 6, core: true };
+    for (probe, blameless) in [(Probe::Silent, false), (Probe::Stopped, true)] {
+        let mut world = World::new();
+        world.start();
+        world.fact(user, Fact::Probed(probe));
+        assert_eq!(world.state(user), State::Stopping);
+        world.fact(user, Fact::Exited(abort));
+        let why = world.table.view(world.now, user).unwrap().why;
+        assert!(why.contains("no answer to a probe, ended by signal 6 (ABRT), core dumped"), "{why}");
+        assert_eq!(world.table.was_killed(user), blameless, "{probe:?}");
+        // One that does not even die of SIGABRT.
+        world.pass(60_000);
+        world.fact(user, Fact::Probed(probe));
+        world.pass(900);
+        assert_eq!((world.state(user), world.live.contains_key(&user)), (State::Stopping, true));
+        world.pass(200);
+        assert_eq!(world.live.get(&user), None, "a second for its core");
+        assert_eq!(world.table.was_killed(user), blameless, "{probe:?}");
+        world.pass(5_000);
+        assert_eq!(world.state(user), State::Ready);
+    }
+}

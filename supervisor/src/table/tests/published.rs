@@ -36,11 +36,12 @@ fn node_table_keeps_a_row_until_the_exit_was_seen() {
 #[test]
 fn a_kill_from_outside_is_told_from_a_crash() {
     let user = at(Daemon::Worker(Pool::User));
-    for (signal, killed) in [(9, true), (6, false), (11, false)] {
+    let signal = |signal| Exit::Signal { signal, core: false };
+    for (exit, killed) in [(signal(9), true), (Exit::OutOfMemory, true), (signal(6), false), (signal(11), false), (Exit::Code(1), false)] {
         let mut world = World::new();
         world.start();
         assert!(!world.table.was_killed(user), "the first life");
-        world.fact(user, Fact::Exited(Exit::Signal { signal, core: false }));
-        assert_eq!(world.table.was_killed(user), killed, "signal {signal}");
+        world.fact(user, Fact::Exited(exit));
+        assert_eq!(world.table.was_killed(user), killed, "{exit}");
     }
 }

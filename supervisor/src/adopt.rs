@@ -9,14 +9,15 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal};
 use wk_types::{Daemon, InstanceName};
 
 use crate::cause::Exit;
 use crate::ledger::{Intent, Saved};
-use crate::limits::{INTENT_WAIT, LEFTOVER_DEADLINE, LEFTOVER_DEADLINE_CLUSTER};
+use crate::leftovers::{Patience, end_all};
+use crate::limits::INTENT_WAIT;
 use crate::process::{Process, start_time, state_and_session};
 use crate::{proc, sys};
 
@@ -77,11 +78,13 @@ pub struct Survey {
     pub ended: Vec<String>,
 }
 
-/// One look at the processes of the machine.
-struct Seen {
-    pid: u32,
-    marker: Marker,
-    leads: bool,
+/// A process that carries our marker.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) pid: u32,
+    pub(crate) marker: Marker,
+    /// Leads its session: a daemon, no helper of one.
+    pub(crate) leads: bool,
 }
 
 /// What a daemon's process executes.
@@ -96,7 +99,13 @@ pub struct Program {
 /// Finds the processes of the node whose runtime folder is `dir`: by record, then by marker. One that no daemon of `programs` would be is
 /// ended: the configuration has changed meanwhile. `kept`: handles that systemd kept, which know the exit status of the dead.
 #[must_use]
-pub fn survey(dir: &Path, saved: Option<&Saved>, programs: &BTreeMap<Daemon, Program>, kept: &BTreeMap<InstanceName, OwnedFd>) -> Survey {
+pub fn survey(
+    dir: &Path,
+    saved: Option<&Saved>,
+    programs: &BTreeMap<Daemon, Program>,
+    kept: &BTreeMap<InstanceName, OwnedFd>,
+    patience: &Patience<'_>,
+) -> Survey {
     let mut survey = Survey::default();
     if let Some(saved) = saved {
         await_intents(dir, &saved.intents);
@@ -136,16 +145,16 @@ pub fn survey(dir: &Path, saved: Option<&Saved>, programs: &BTreeMap<Daemon, Pro
             Err(_) => {}
         }
     }
-    survey.ended = end_all(left);
+    survey.ended = end_all(left, patience);
     survey.dead.retain(|(name, _)| survey.alive.iter().all(|a| a.marker.name != *name));
     survey
 }
 
 /// Ends every process of the node whose runtime folder is `dir`. Returns who was ended, in words.
 #[must_use]
-pub fn end_leftovers(dir: &Path) -> Vec<String> {
+pub fn end_leftovers(dir: &Path, patience: &Patience<'_>) -> Vec<String> {
     let handled = |s: Seen| verify(dir, &s.marker, s.pid, None).ok().map(|process| (s, process));
-    end_all(marked(dir).into_iter().filter_map(handled).collect())
+    end_all(marked(dir).into_iter().filter_map(handled).collect(), patience)
 }
 
 /// Takes the handle first: only then do number, start time and marker speak of one and the same process.
@@ -258,48 +267,6 @@ pub fn carries(pid: u32, identity: &str) -> bool {
 fn kill(pid: u32, still: impl Fn() -> bool) -> bool {
     let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
     pidfd_open(raw, PidfdFlags::empty()).is_ok_and(|pidfd| still() && pidfd_send_signal(&pidfd, Signal::KILL).is_ok())
-}
-
-/// SIGTERM, a deadline, SIGKILL; workers first, the store last. What is no daemon (a plugin, a helper) is killed at once.
-fn end_all(left: Vec<(Seen, Process)>) -> Vec<String> {
-    let text = left.iter().map(|(s, _)| format!("{} (pid {})", s.marker.name, s.pid)).collect();
-    let (daemons, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|(s, _)| s.leads);
-    for (seen, process) in &others {
-        send(seen, process, Signal::KILL);
-    }
-    let (clusters, rest): (Vec<_>, Vec<_>) = daemons.into_iter().partition(|(s, _)| s.marker.name.daemon == Daemon::Cluster);
-    end_within(&rest, LEFTOVER_DEADLINE);
-    end_within(&clusters, LEFTOVER_DEADLINE_CLUSTER);
-    text
-}
-
-fn end_within(left: &[(Seen, Process)], within: Duration) {
-    let until = Instant::now() + within;
-    for (seen, process) in left {
-        // CONT as well, so that a stopped one can act on TERM.
-        send(seen, process, Signal::TERM);
-        send(seen, process, Signal::CONT);
-    }
-    for (seen, process) in left {
-        if !wait_gone(&process.pidfd(), until.saturating_duration_since(Instant::now())) {
-            let killed = kill_marked(&seen.marker.identity());
-            tracing::warn!(pid = seen.pid, killed, "leftover killed at its deadline");
-            wait_gone(&process.pidfd(), LEFTOVER_DEADLINE);
-        }
-    }
-}
-
-fn send(seen: &Seen, process: &Process, signal: Signal) {
-    if let Err(err) = pidfd_send_signal(process.pidfd(), signal) {
-        tracing::debug!(pid = seen.pid, %err, "leftover is gone");
-    }
-}
-
-fn wait_gone(pidfd: &impl AsFd, within: Duration) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let timeout = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut fds, timeout), Ok(n) if n > 0)
 }
 
 /// A copy of the socket number `inode` out of one of these processes. Needs the right to trace it (same user, and no stricter rule of the

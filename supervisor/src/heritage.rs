@@ -13,8 +13,9 @@ use crate::adopt::{self, Found, Marker, Program, Survey};
 use crate::cause::Exit;
 use crate::config::Config;
 use crate::ledger::{Ledger, Saved};
+use crate::leftovers::Patience;
 use crate::listeners::Listeners;
-use crate::notify::Passed;
+use crate::notify::{self, Passed};
 use crate::overrides::Overrides;
 use crate::process::Process;
 use crate::runtime::{Runtime, RuntimeError};
@@ -74,7 +75,8 @@ pub fn find(config: &Config, runtime: &Runtime, passed: &mut Passed) -> Result<H
     let wanted = |s: &DaemonSpec| Program { binary: config.bin_dir.join(s.binary), args: s.args.iter().map(ToString::to_string).collect() };
     let programs: BTreeMap<Daemon, Program> = config.spec.daemons.iter().map(|(d, s)| (*d, wanted(s))).collect();
     let saved = Ledger::read(&runtime.ledger());
-    let survey = adopt::survey(runtime.dir(), saved.as_ref(), &programs, &passed.children());
+    let patience = Patience { hard: config.spec.hard_stops(), working: &|| notify::more_time(&config.env) };
+    let survey = adopt::survey(runtime.dir(), saved.as_ref(), &programs, &passed.children(), &patience);
     let sockets = |f: &Found| {
         let (name, generation) = (f.marker.name, f.marker.generation);
         let links = config.spec.housed(name.daemon).map(move |daemon| config.sockets(InstanceName { daemon, ..name }, generation).1);

@@ -26,6 +26,7 @@ pub mod heritage;
 pub mod installed;
 pub mod kept;
 pub mod ledger;
+pub mod leftovers;
 pub mod limits;
 pub mod listeners;
 pub mod logs;

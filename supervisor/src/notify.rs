@@ -132,6 +132,14 @@ impl Notifier {
     }
 }
 
+/// Asks systemd for more time, where nobody else does: before the engine runs, and after it has ended.
+pub fn more_time(env: &Env) {
+    let said = env.get("NOTIFY_SOCKET").map(|path| connect(path)?.send(Word::more_time().to_string().as_bytes()));
+    if let Some(Err(err)) = said {
+        tracing::warn!(%err, "systemd was not asked for more time");
+    }
+}
+
 /// Interval in which systemd wants to hear that this process lives: `WATCHDOG_USEC`, when it is meant for us.
 #[must_use]
 pub fn watchdog(env: &Env) -> Option<Duration> {

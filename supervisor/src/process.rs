@@ -237,13 +237,28 @@ pub fn usage(pid: u32) -> Usage {
     }
 }
 
-/// What a process has done, in units of 1 ms of CPU or 64 KiB read or written. Only differences mean something.
+/// What was seen of a process at work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// What it has done, in units of 1 ms of CPU or 64 KiB read or written. Only differences mean something.
+    pub units: u64,
+    /// One of its threads waits for the kernel, mostly for a disk: nothing else shows a process that syncs.
+    pub waits: bool,
+}
+
+/// Reads how much a process has worked.
 #[must_use]
-pub fn work(pid: u32) -> u64 {
+pub fn work(pid: u32) -> Work {
     let io = proc::text(pid, "io").unwrap_or_default();
     let bytes = io.lines().filter(|l| l.starts_with("rchar: ") || l.starts_with("wchar: "));
     let bytes: u64 = bytes.filter_map(|l| l.split_once(' ')?.1.parse::<u64>().ok()).sum();
-    usage(pid).cpu_ms + bytes / (64 << 10)
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let waits = threads.filter_map(|t| t.file_name().to_str()?.parse().ok()).any(|thread| waits(pid, thread));
+    Work { units: usage(pid).cpu_ms + bytes / (64 << 10), waits }
+}
+
+fn waits(pid: u32, thread: u32) -> bool {
+    proc::text(pid, &format!("task/{thread}/stat")).is_ok_and(|stat| stat_fields(&stat).next() == Some("D"))
 }
 
 /// Start time of a process in clock ticks since boot (field 22 of `stat`): tells a process from a later one with the same number.
@@ -268,6 +283,40 @@ mod tests {
         assert!(me.memory_bytes > 0 && me.open_fds > 0, "{me:?}");
         assert!(start_time(std::process::id()).is_some());
         assert_eq!(usage(u32::MAX), Usage::default());
+    }
+
+    /// The parent of a birth waits in the same state as one that waits for a disk, here for a child that cannot enter its group.
+    #[test]
+    fn a_thread_that_waits_for_the_kernel_is_seen() {
+        use std::io::Read;
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let room = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+        rustix::io::write(&writer, &vec![b'x'; room]).unwrap();
+        let program = sys::Program {
+            path: c"/bin/true".into(),
+            args: vec![c"true".into()],
+            env: Vec::new(),
+            fds: Vec::new(),
+            group: Some(OwnedFd::from(writer).into()),
+            files_max: None,
+            oom_score: 0,
+            dies_with: None,
+        };
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let bearer = std::thread::spawn(move || {
+            tell.send(nix::unistd::gettid().as_raw().unsigned_abs()).unwrap();
+            program.launch().map(|(_, handle)| handle)
+        });
+        let (me, thread) = (std::process::id(), told.recv().unwrap());
+        let until = Instant::now() + std::time::Duration::from_secs(30);
+        while !waits(me, thread) && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert!(waits(me, thread) && work(me).waits);
+        reader.read_exact(&mut vec![0; room]).unwrap();
+        let handle = bearer.join().unwrap().unwrap();
+        waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED).unwrap();
+        assert!(!waits(me, thread), "it is gone");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use wk_config::Env;
 use crate::adopt;
 use crate::config::Source;
 use crate::kept;
+use crate::leftovers::Patience;
+use crate::notify;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::service::{self, ServiceError};
 
@@ -51,7 +53,7 @@ pub fn run(source: &Source, env: &Env) -> Result<Vec<String>, ServiceError> {
         Err(RuntimeError::Held { .. }) => return Ok(Vec::new()),
         opened => opened?,
     };
-    let ended = adopt::end_leftovers(runtime.dir());
+    let ended = adopt::end_leftovers(runtime.dir(), &Patience { hard: config.spec.hard_stops(), working: &|| notify::more_time(env) });
     runtime.clean(&[])?;
     kept::forget(runtime.dir()).map_err(|source| ServiceError::Io { what: "remove the kept configuration".into(), source })?;
     Ok(ended)

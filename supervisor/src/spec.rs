@@ -112,6 +112,12 @@ fn names(path: &[Daemon]) -> String {
 }
 
 impl Spec {
+    /// Daemons that are not killed at a stop as long as they work, and how long that is.
+    #[must_use]
+    pub fn hard_stops(&self) -> BTreeMap<Daemon, Duration> {
+        self.daemons.iter().filter_map(|(daemon, spec)| Some((*daemon, spec.hard_stop?))).collect()
+    }
+
     /// The graph of `architecture.md` §3.
     #[must_use]
     pub fn standard(start_timeout: Duration) -> Self {

@@ -15,6 +15,7 @@ use wk_types::{Daemon, InstanceName};
 use crate::backoff::{RestartBucket, Time};
 use crate::cause::{Cause, Exit};
 use crate::limits::{ABORT_GRACE, FAST_DEADLINE, KILL_GRACE};
+use crate::process::Work;
 use crate::spec::Spec;
 use crate::timing::Timing;
 
@@ -46,6 +47,7 @@ pub use instance::{EndStep, Ending, Instance, LastEnd, Rest, Run, State, Times};
 pub use measure::Measure;
 pub use moves::Move;
 pub use op::Op;
+pub use progress::Progress;
 pub use request::{End, Flags, Kind, Outcome, Pace, Refusal, Report, Request, Stop};
 pub use restore::{Desired, Leaving};
 
@@ -81,8 +83,8 @@ pub enum Fact {
     Identity(String),
     /// The kernel says that the process was stopped (SIGSTOP).
     Halted,
-    /// CPU time and input and output since its spawn, in the units of [`crate::process::work`].
-    Work(u64),
+    /// What is seen of its work.
+    Work(Work),
     /// The process has ended; something that it had started lived on and was killed.
     LeftBehind,
     /// The process ended and was reaped; its group is dead.

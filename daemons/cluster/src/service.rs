@@ -69,6 +69,8 @@ pub async fn run(context: Context) -> Result<(), Failure> {
     let linked = async { context.serve_link(routes, ending).await.or_exit(Exit::Failed) };
     tokio::try_join!(linked, hosted)?;
     tracing::info!("neighbours are gone, closing the node");
+    // What was acknowledged is written however long the disk takes.
+    context.closing();
     match Arc::try_unwrap(engine) {
         Ok(engine) => engine.close().await.or_exit(Exit::Failed),
         // The server has ended and its future is dropped: nobody else holds the engine.

@@ -7,6 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use wk_types::{Daemon, InstanceName};
 
 use super::{Engine, Msg, spare_fds};
+use crate::leftovers::Patience;
 use crate::limits::{FDS_PER_INSTANCE, KILL_GRACE, SPARE_FDS};
 use crate::notify::Passed;
 use crate::table::{Fact, Refusal};
@@ -54,7 +55,7 @@ impl Engine {
     pub(super) fn end_orphans(&mut self) {
         let known = self.known();
         if self.children.is_empty() && orphans::any(|pid| known.contains(&pid)) {
-            let ended = adopt::end_leftovers(self.runtime.dir());
+            let ended = adopt::end_leftovers(self.runtime.dir(), &Patience { hard: self.config.spec.hard_stops(), working: &|| {} });
             tracing::info!(?ended, "orphans ended");
         }
     }

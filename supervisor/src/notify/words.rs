@@ -30,6 +30,13 @@ pub(super) enum Word {
     Watchdog,
 }
 
+impl Word {
+    /// As much as is asked for at once.
+    pub(super) fn more_time() -> Self {
+        Self::Extend(MORE)
+    }
+}
+
 impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -61,7 +61,7 @@ impl Table {
             Fact::HealthLost => self.end(now, name, Some(Cause::Hang("health connection lost".into())), EndStep::Abort),
             Fact::Identity(text) => self.end(now, name, Some(Cause::Identity(text)), EndStep::Kill),
             Fact::Halted => self.probe(name),
-            Fact::Work(units) => run.progress.look(now, units),
+            Fact::Work(work) => run.progress.look(now, work),
             Fact::LeftBehind => run.left_behind = true,
             Fact::Spawned { .. } | Fact::SpawnFailed(_) | Fact::Exited(_) => {}
         }

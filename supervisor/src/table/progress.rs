@@ -1,7 +1,7 @@
 //! More time for who works: a start that replays a log, a store that flushes (`design/supervisor.md`, rows 10 and 23).
 //!
-//! The witness is the work that the kernel counts for the process (CPU time, bytes read and written), so that a daemon need not report
-//! anything and one that hangs cannot pretend.
+//! The witness is the work that the kernel counts for the process (CPU time, bytes read and written, threads that wait for a disk), so that a
+//! daemon need not report anything and one that hangs cannot pretend.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use wk_types::InstanceName;
 use super::{Action, EndStep, Run, Table};
 use crate::backoff::Time;
 use crate::limits::{WORK_EVERY, WORK_MIN, WORK_WINDOW};
+use crate::process::Work;
 
 /// What was seen of a process's work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,15 +27,18 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(spawn: Time) -> Self {
+    /// Nothing was seen yet.
+    #[must_use]
+    pub fn new(spawn: Time) -> Self {
         Self { next: spawn + WORK_EVERY, ..Self::default() }
     }
 
-    pub(super) fn look(&mut self, now: Time, units: u64) {
-        if self.units.is_some_and(|last| units.saturating_sub(last) >= WORK_MIN) {
+    /// What is seen now.
+    pub fn look(&mut self, now: Time, work: Work) {
+        if work.waits || self.units.is_some_and(|last| work.units.saturating_sub(last) >= WORK_MIN) {
             self.worked = Some(now);
         }
-        self.units = Some(units);
+        self.units = Some(work.units);
     }
 
     /// It worked a moment ago.

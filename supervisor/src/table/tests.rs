@@ -38,6 +38,8 @@ struct World {
     obeying: bool,
     /// Are seen to work.
     busy: Vec<InstanceName>,
+    /// Are seen to wait for a disk.
+    syncing: Vec<InstanceName>,
     /// Do not die of SIGKILL.
     undying: Vec<InstanceName>,
     work: u64,
@@ -78,6 +80,7 @@ impl World {
             orders: VecDeque::new(),
             obeying: false,
             busy: Vec::new(),
+            syncing: Vec::new(),
             undying: Vec::new(),
             work: 0,
             behind: Vec::new(),
@@ -200,7 +203,7 @@ impl World {
             }
             Action::Look(name, _) => {
                 self.work += if self.busy.contains(&name) { 100 } else { 0 };
-                self.fact(name, Fact::Work(self.work));
+                self.fact(name, Fact::Work(Work { units: self.work, waits: self.syncing.contains(&name) }));
             }
             Action::Quiesce { op, .. } => {
                 self.table.quiesced(self.now, op, Report::default(), true);

@@ -23,7 +23,7 @@ use wk_types::{Daemon, Incarnation, InstanceName};
 use crate::health::{Board, Component, DRAIN, READY};
 use crate::hooks::{Hook, HookState};
 use crate::last_end::LastEnd;
-use crate::launch::{Launch, stop_timeout};
+use crate::launch::{Launch, hard_stop_timeout, stop_timeout};
 use crate::notify::Notifier;
 
 /// Work under way: `wk.lifecycle.v1.InFlightReply`.
@@ -78,7 +78,10 @@ pub(crate) struct Inner {
     /// The host of the node table hears us.
     pub(crate) hosted: AtomicBool,
     shutdown: CancellationToken,
-    drain_deadline: OnceLock<Instant>,
+    /// When the drain began.
+    drain_began: OnceLock<Instant>,
+    /// What is left is written; nothing is waited for any more.
+    closing: AtomicBool,
     phase: watch::Sender<Phase>,
     tasks: TaskTracker,
     metrics: Metrics,
@@ -115,7 +118,8 @@ impl Context {
                 leaving: CancellationToken::new(),
                 hosted: AtomicBool::new(false),
                 shutdown: CancellationToken::new(),
-                drain_deadline: OnceLock::new(),
+                drain_began: OnceLock::new(),
+                closing: AtomicBool::new(false),
                 phase: watch::channel(Phase::Starting).0,
                 tasks: TaskTracker::new(),
                 metrics: Metrics::new(),
@@ -337,7 +341,18 @@ impl Context {
     /// When the drain must be over; `None` before it began.
     #[must_use]
     pub fn drain_deadline(&self) -> Option<Instant> {
-        self.inner.drain_deadline.get().copied()
+        let began = self.inner.drain_began.get()?;
+        let (config, daemon) = (&self.inner.config, self.inner.instance.daemon);
+        let closing = self.inner.closing.load(Ordering::Relaxed);
+        let time = if closing { hard_stop_timeout(config, daemon) } else { stop_timeout(config, daemon) };
+        // A tenth of the time is left for joining tasks and for the exit itself.
+        Some(*began + time * 9 / 10)
+    }
+
+    /// Says that nothing is waited for any more and what is left is written to disk: from here on only `hardStopTimeout` bounds the drain. Who
+    /// watches from outside sees the work and waits as long.
+    pub fn closing(&self) {
+        self.inner.closing.store(true, Ordering::Relaxed);
     }
 
     /// Tasks of this process: spawn through it, they are joined after the service function has returned.
@@ -357,9 +372,7 @@ impl Context {
         if self.inner.phase.send_replace(Phase::Draining) == Phase::Draining {
             return;
         }
-        // A tenth of the time is left for joining tasks and for the exit itself.
-        let time = stop_timeout(&self.inner.config, self.inner.instance.daemon);
-        self.inner.drain_deadline.get_or_init(|| Instant::now() + time * 9 / 10);
+        self.inner.drain_began.get_or_init(Instant::now);
         self.inner.board.set(READY, false);
         self.inner.board.set(DRAIN, true);
         self.inner.notifier.stopping();

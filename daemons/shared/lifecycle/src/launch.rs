@@ -33,6 +33,17 @@ pub fn stop_timeout(config: &Config, daemon: Daemon) -> Duration {
     config.supervisor.daemons.of(daemon).stop_timeout.unwrap_or(default)
 }
 
+/// Longest time that the store of the cluster daemon may take at a stop, when its configuration says nothing. As the supervisor's.
+pub const HARD_STOP_DEFAULT: Duration = Duration::from_secs(300);
+
+/// From TERM to the end for a daemon that is writing what it holds ([`crate::Context::closing`]).
+#[must_use]
+pub fn hard_stop_timeout(config: &Config, daemon: Daemon) -> Duration {
+    let patient = stop_timeout(config, daemon);
+    let default = if daemon == Daemon::Cluster { HARD_STOP_DEFAULT } else { patient };
+    config.supervisor.daemons.of(daemon).hard_stop_timeout.unwrap_or(default).max(patient)
+}
+
 /// Why a process cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {

@@ -29,6 +29,6 @@ pub use fd::{FdError, NamedFds, sealed_text};
 pub use health::Component;
 pub use hooks::Hook;
 pub use last_end::LastEnd;
-pub use launch::{Launch, LaunchError, STOP_TIMEOUT_DEFAULT, stop_timeout};
+pub use launch::{HARD_STOP_DEFAULT, Launch, LaunchError, STOP_TIMEOUT_DEFAULT, hard_stop_timeout, stop_timeout};
 pub use panic::{Panicked, guarded};
 pub use run::{Spec, run};

@@ -125,7 +125,7 @@ where
         });
     }
     let mut main = std::pin::pin!(main(context.clone()));
-    let mut leave_until = None;
+    let (mut leave_until, drain) = (None, context.shutdown_token());
     let outcome = loop {
         // Cancel-safe: signals are queued by the kernel side, the service future is polled in place, the others are timers.
         tokio::select! {
@@ -149,6 +149,8 @@ where
                 tracing::warn!("nobody has taken the share over: draining");
                 context.begin_drain();
             }
+            // Begun by somebody else: from here on it has a deadline.
+            () = drain.cancelled(), if context.drain_deadline().is_none() => {}
             () = at(context.drain_deadline()) => {
                 let left = context.in_flight();
                 let err = format!("drain deadline passed with {} unsettled, {} connections", left.unsettled, left.connections);
@@ -192,4 +194,42 @@ async fn join(context: &Context) {
 /// One line on standard error, for the time without a subscriber.
 fn say(line: &str) {
     drop(writeln!(std::io::stderr(), "{line}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use wk_config::Config;
+
+    use super::*;
+    use crate::launch::Launch;
+
+    async fn drained(closes: bool, time: Duration) -> Result<Exit, Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        let policy = &mut config.supervisor.daemons.cluster;
+        (policy.stop_timeout, policy.hard_stop_timeout) = (Some(Duration::from_secs(1)), Some(Duration::from_secs(20)));
+        let launch = Launch::in_dir("cluster@0".parse().unwrap(), Arc::new(config), dir.path()).unwrap();
+        let context = Context::new(launch, &[], None);
+        let main = |context: Context| async move {
+            context.begin_drain();
+            if closes {
+                context.closing();
+            }
+            tokio::time::sleep(time).await;
+            Ok(())
+        };
+        live(context, None, main).await
+    }
+
+    /// Catalogue row 23.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_being_written_is_given_up_only_at_the_hard_limit() {
+        assert_eq!(drained(true, Duration::from_secs(10)).await.unwrap(), Exit::Done);
+        for (closes, time) in [(false, 10), (true, 30)] {
+            let given_up = drained(closes, Duration::from_secs(time)).await.unwrap_err();
+            assert!(given_up.source.to_string().contains("drain deadline passed"), "{given_up:?}");
+        }
+    }
 }

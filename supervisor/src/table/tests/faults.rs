@@ -85,7 +85,12 @@ fn row_23_the_store_is_not_killed_while_it_flushes() {
     world.begin(Kind::Stop, &[], Flags { fast: true, ..Flags::default() }).unwrap();
     world.pass(20_000);
     assert_eq!(world.state(cluster), State::Draining);
+    // A slow disk: no CPU, no byte more, only a thread that waits.
     world.busy.clear();
+    world.syncing.push(cluster);
+    world.pass(20_000);
+    assert_eq!(world.state(cluster), State::Draining);
+    world.syncing.clear();
     world.pass(10_000);
     assert_eq!((world.state(cluster), world.last().code), (State::Down, 0), "it did nothing any more");
 }

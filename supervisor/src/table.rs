@@ -34,6 +34,7 @@ mod progress;
 mod request;
 mod restore;
 mod roll;
+mod rollback;
 mod shares;
 mod surge;
 #[cfg(test)]
@@ -282,7 +283,7 @@ impl Table {
             (None, Rest::Backoff { until, .. }) if self.wanted(i.name) && !self.held.contains(&i.name) => Some(*until),
             _ => None,
         });
-        let late = self.ops.iter().filter_map(|op| self.late_at(op));
+        let late = self.ops.iter().flat_map(|op| [self.late_at(op), self.next_late(op)]).flatten();
         let others = late
             .chain(self.ops.iter().filter_map(Op::deadline))
             .chain(self.next_look())

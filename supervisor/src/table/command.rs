@@ -91,6 +91,7 @@ impl Table {
     }
 
     fn open(&mut self, now: Time, id: u64, request: Request, targets: BTreeSet<InstanceName>) {
+        let ran = self.ran_before(&request, &targets);
         let targets = match request.kind {
             Kind::Start => {
                 self.want(&request, &targets);
@@ -103,7 +104,7 @@ impl Table {
             Kind::Scale(daemon, slots) => self.rescale(daemon, slots),
             _ => targets,
         };
-        self.open_op(now, id, request, targets);
+        self.open_op(now, id, request, targets, ran);
     }
 
     /// Daemon names, `worker` for all pools, or instances, to instances.

@@ -40,6 +40,7 @@ impl Table {
                 run.unconfirmed = None;
                 run.times.up.get_or_insert(now);
                 run.serving = serving;
+                run.lost = if serving { None } else { run.times.ready.map(|_| run.lost.unwrap_or(now)) };
                 self.first_ready(now, name);
             }
             Fact::Alive(true) => run.misses = 0,

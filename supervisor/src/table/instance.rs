@@ -196,6 +196,9 @@ pub struct Run {
     /// It says since then that it cannot take work, and may be restarted for it.
     #[serde(default)]
     pub unready: Option<Time>,
+    /// It was ready, and says since then that it cannot take work.
+    #[serde(default)]
+    pub lost: Option<Time>,
     /// Highest epoch of the node table that it has met; it says so again to a successor.
     #[serde(skip)]
     pub met: u64,
@@ -222,6 +225,7 @@ impl Run {
             bound: false,
             reads: None,
             unready: None,
+            lost: None,
             met: 0,
         }
     }

@@ -28,6 +28,12 @@ pub struct Op {
     pub(super) request: Request,
     pub(super) began: Time,
     pub(super) targets: BTreeSet<InstanceName>,
+    /// Targets that were there before: a start that fails leaves them as they are.
+    pub(super) ran: BTreeSet<InstanceName>,
+    /// A start on a node that was admitted already, and stays so whatever becomes of it.
+    pub(super) keeps: bool,
+    /// Targets of a start that nothing is waited for any more.
+    pub(super) late: BTreeSet<InstanceName>,
     pub(super) phase: Phase,
     pub(super) end: End,
 }
@@ -69,7 +75,8 @@ impl Op {
 
     /// The node (or all that was started) is going down: nobody is admitted.
     pub(super) fn leaves(&self) -> bool {
-        matches!(self.phase, Phase::Rollback | Phase::Quiesce { .. } | Phase::Drain { .. }) && self.full()
+        let rollback = matches!(self.phase, Phase::Rollback) && !self.keeps;
+        (rollback || matches!(self.phase, Phase::Quiesce { .. } | Phase::Drain { .. })) && self.full()
     }
 
     pub(super) fn quiescing(&self) -> bool {
@@ -100,7 +107,7 @@ impl Op {
 
 impl Table {
     /// Begins what was admitted; nothing that runs is in its way.
-    pub(super) fn open_op(&mut self, now: Time, id: u64, request: Request, targets: BTreeSet<InstanceName>) {
+    pub(super) fn open_op(&mut self, now: Time, id: u64, request: Request, targets: BTreeSet<InstanceName>, ran: BTreeSet<InstanceName>) {
         let (full, flags, kind) = (request.full(), request.flags, request.kind);
         let phase = match kind {
             Kind::Start => Phase::Start { required_at: None },
@@ -112,7 +119,8 @@ impl Table {
         // Where nobody was admitted there is nothing to count.
         let report = (!self.serving()).then(Report::default);
         let end = End { code: 0, message: String::new(), timing: None, stops: Vec::new(), report, failed: None };
-        self.ops.push(Op { id, request, began: now, targets, phase, end });
+        let keeps = kind == Kind::Start && self.admitted;
+        self.ops.push(Op { id, request, began: now, targets, ran, keeps, late: BTreeSet::new(), phase, end });
         if quiesce {
             let deadline = if flags.fast { FAST_DEADLINE } else { QUIESCE_DEADLINE };
             self.out.push(Action::Quiesce { op: id, deadline });
@@ -269,10 +277,18 @@ impl Table {
         }
     }
 
+    fn start_failure(&self, op: &Op, name: InstanceName) -> Option<String> {
+        let late = || self.is_late(op, name).then(|| "it says it cannot take work".to_owned());
+        self.failure(name).or_else(late)
+    }
+
     fn progress_start(&mut self, now: Time, op: &Op, required_at: Option<Time>) -> bool {
+        if self.mark_late(now, op) {
+            return true;
+        }
         let required = |n: &&InstanceName| self.spec.daemons.get(&n.daemon).is_some_and(|d| d.required);
         let failed: Vec<(InstanceName, String)> =
-            op.targets.iter().filter(required).filter_map(|n| self.failure(*n).map(|f| (*n, f))).collect();
+            op.targets.iter().filter(required).filter_map(|n| self.start_failure(op, *n).map(|f| (*n, f))).collect();
         if let Some((name, text)) = failed.first().filter(|_| !op.request.flags.keep_going) {
             return self.fail_start(op, Some(*name), 6, &format!("{name} failed: {text}"));
         }
@@ -296,7 +312,7 @@ impl Table {
             return true;
         }
         let late = required_at.is_some_and(|at| at + OPTIONAL_GRACE <= now);
-        if !late && !op.targets.iter().all(|n| settled(n) || self.failure(*n).is_some()) {
+        if !late && !op.targets.iter().all(|n| settled(n) || self.start_failure(op, *n).is_some()) {
             return false;
         }
         let times: Vec<_> = op.targets.iter().filter_map(|n| Some((*n, self.instances.get(n)?.run.as_ref()?.times))).collect();
@@ -311,34 +327,6 @@ impl Table {
             Some((name, text)) => self.close_op(op.id, 5, format!("{name} failed: {text}")),
         }
         true
-    }
-
-    /// Turns a start round: what it started goes down again, in reverse.
-    pub(super) fn fail_start(&mut self, op: &Op, name: Option<InstanceName>, code: u32, message: &str) -> bool {
-        if let Some(op) = self.op_mut(op.id) {
-            op.end.failed = name;
-            op.end.code = code;
-            message.clone_into(&mut op.end.message);
-        }
-        if op.request.flags.no_rollback {
-            self.close_op(op.id, if code == 6 { 5 } else { code }, message.to_owned());
-            return true;
-        }
-        self.op_text(op.id, name, format!("start failed: {message}; rolling back"));
-        self.stopped.extend(op.targets.iter().copied());
-        self.retract(op.full());
-        self.set_phase(op.id, Phase::Rollback);
-        true
-    }
-
-    /// The node is no longer admitted: after a stop the next start admits anew.
-    fn retract(&mut self, full: bool) {
-        if full {
-            self.admitted = false;
-            for run in self.instances.values_mut().filter_map(|i| i.run.as_mut()) {
-                run.admitted = false;
-            }
-        }
     }
 
     fn progress_drain(&mut self, now: Time, op: &Op, then_start: bool) -> bool {

@@ -295,3 +295,47 @@ fn plans_name_steps_reasons_and_refusals() {
     let roll = plan(&world, Kind::Roll, &["worker"], &starts).unwrap();
     assert_eq!((roll.steps.len(), roll.total), (3, Some(3 * ms(2110))));
 }
+
+/// §4.3: what a start began goes down again, what ran before stays.
+#[test]
+fn a_start_that_fails_on_a_running_node_takes_back_what_it_began_only() {
+    let mut world = World::new();
+    world.start();
+    let (api, plugins) = (at(Daemon::Api), at(Daemon::PluginHost));
+    world.begin(Kind::Stop, &["plugin-host", "worker.push"], Flags { force_alone: true, ..Flags::default() }).unwrap();
+    world.fact(api, Fact::Serving(false));
+    world.missing.push(Daemon::Worker(Pool::Push));
+    let before = world.live.clone();
+    world.start();
+    assert_eq!((world.last().code, world.table.admitted()), (6, true), "{:?}", world.last());
+    assert_eq!(world.live, before, "{:?}", world.stopped);
+    assert_eq!([world.state(api), world.state(plugins)], [State::Degraded, State::Down]);
+    assert_eq!(world.last().stops.iter().map(|s| s.name).collect::<Vec<_>>(), [plugins]);
+    // What was given up on before is tried again, and is still wanted when that fails.
+    world.missing.push(Daemon::Api);
+    world.fact(api, Fact::Exited(Exit::Code(1)));
+    world.pass(1_000);
+    world.start();
+    assert_eq!((world.last().code, world.state(api), world.table.wanted(api)), (6, State::Failed, true));
+    assert!(world.table.admitted());
+}
+
+#[test]
+fn a_start_does_not_wait_for_ever_for_one_that_says_it_cannot_take_work() {
+    for (keep_going, code) in [(false, 6), (true, 5)] {
+        let mut world = World::new();
+        world.start();
+        world.fact(at(Daemon::Api), Fact::Serving(false));
+        let count = world.ended.len();
+        world.begin(Kind::Start, &["api"], Flags { keep_going, ..Flags::default() }).unwrap();
+        world.pass(30_000);
+        world.fact(at(Daemon::Api), Fact::Serving(true));
+        world.pass(3_000);
+        assert_eq!((world.ended.len(), world.last().code), (count + 1, 0), "it came back");
+        world.fact(at(Daemon::Api), Fact::Serving(false));
+        world.begin(Kind::Start, &["api"], Flags { keep_going, ..Flags::default() }).unwrap();
+        world.pass(61_000);
+        assert_eq!((world.ended.len(), world.last().code, world.state(at(Daemon::Api))), (count + 2, code, State::Degraded));
+        assert!(world.last().message.contains("api@0 failed: it says it cannot take work"), "{:?}", world.last());
+    }
+}

@@ -14,6 +14,9 @@ pub type Time = Duration;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     crashes: u32,
+    /// Crashes since the last stable time in Ready; [`Self::crashes`] counts some of them twice.
+    #[serde(default)]
+    in_a_row: u32,
     last_delay: Duration,
     recent: VecDeque<Time>,
     /// In a crash loop since then.
@@ -40,6 +43,7 @@ impl Backoff {
         if crash.ready_for.is_some_and(|ready| ready >= self.stable()) {
             self.settle();
         }
+        self.in_a_row = self.in_a_row.saturating_add(1);
         self.crashes = self.crashes.saturating_add(1 + u32::from(crash.heavy));
         if crash.ready_for.is_none() {
             self.crashes = self.crashes.max(2);
@@ -75,7 +79,7 @@ impl Backoff {
 
     /// The time of [`Self::crash_loop_end`] has come.
     pub fn settle(&mut self) {
-        (self.crashes, self.looping) = (0, None);
+        (self.crashes, self.in_a_row, self.looping) = (0, 0, None);
     }
 
     /// Time in Ready after which earlier crashes count no more.
@@ -87,6 +91,12 @@ impl Backoff {
     #[must_use]
     pub fn crashes(&self) -> u32 {
         self.crashes
+    }
+
+    /// Crashes since the last stable time in Ready, or since an operator asked for a start.
+    #[must_use]
+    pub fn in_a_row(&self) -> u32 {
+        self.in_a_row
     }
 
     /// True when this instance has crashed once since the counter was cleared.

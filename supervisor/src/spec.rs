@@ -36,7 +36,7 @@ pub struct DaemonSpec {
     pub hard_stop: Option<Duration>,
     /// Which exits are followed by a restart.
     pub restart: RestartPolicy,
-    /// Restarts before it is given up; 0: never given up.
+    /// Restarts in a row, without a stable time in Ready between them, before it is given up; 0: never given up.
     pub max_restarts: u32,
     /// Set: ended and restarted when it has said for this long that it cannot take work.
     pub unready_restart: Option<Duration>,
@@ -73,15 +73,15 @@ pub enum Orphans {
 }
 
 impl DaemonSpec {
-    /// No restart after this crash, the `restarts`th, by the policy of the operator.
+    /// No restart after this crash, the `crashes`th in a row, by the policy of the operator.
     #[must_use]
-    pub fn gives_up(&self, cause: &Cause, restarts: u32) -> bool {
+    pub fn gives_up(&self, cause: &Cause, crashes: u32) -> bool {
         let by_policy = match self.restart {
             RestartPolicy::Always => false,
             RestartPolicy::OnFailure => *cause == Cause::Exit(Exit::Code(0)),
             RestartPolicy::Never => true,
         };
-        by_policy || (self.max_restarts > 0 && restarts > self.max_restarts)
+        by_policy || (self.max_restarts > 0 && crashes > self.max_restarts)
     }
 }
 

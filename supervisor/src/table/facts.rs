@@ -152,7 +152,8 @@ impl Table {
         }
         let before = instance.backoff.crash_loop();
         let delay = instance.backoff.on_crash(Crash { at: now, ready_for, heavy: cause.heavy(), jitter });
-        let given_up = cause.permanent() || self.spec.daemons.get(&name.daemon).is_some_and(|s| s.gives_up(&cause, instance.restarts));
+        let given_up =
+            cause.permanent() || self.spec.daemons.get(&name.daemon).is_some_and(|s| s.gives_up(&cause, instance.backoff.in_a_row()));
         let end = instance.ended_for(&cause);
         let (text, rest) = if given_up {
             (format!("{end}; not restarted"), Rest::Failed(cause.clone()))

@@ -62,3 +62,23 @@ async fn a_crash_loop_ends_the_node_with_101_where_the_policy_says_so() {
     node.spawn_supervisor();
     node.wait("ready", |s| s.overall == "ready").await;
 }
+
+#[tokio::test]
+async fn max_restarts_and_never_end_in_failed_until_an_operator_asks() {
+    let plan = Plan::new("supervisor:\n  daemons:\n    api: {maxRestarts: 2}\n    plugin-host: {restart: never}");
+    let node = plan.fault("api@0", "exit-on-usr1=3").spawn();
+    node.wait("ready", |s| s.overall == "ready").await;
+    node.signal("plugin-host@0", Signal::SIGKILL).await;
+    let host = node.wait_instance("plugin-host@0", "given up", |i| i.state() == State::Failed).await;
+    assert_eq!(host.generation, 1, "{}", node.out());
+    for generation in 1..=3 {
+        node.wait_instance("api@0", "up", |i| i.generation == generation && i.state() == State::Ready).await;
+        node.signal("api@0", Signal::SIGUSR1).await;
+    }
+    let api = node.wait_instance("api@0", "given up", |i| i.state() == State::Failed).await;
+    assert!(api.generation == 3 && api.why.contains("exit 3; not restarted"), "{}", api.why);
+    node.must_wkctl(&["restart", "api", "plugin-host"]).await;
+    node.signal("api@0", Signal::SIGUSR1).await;
+    node.wait_back("api@0", 4).await;
+    node.wait("ready", |s| s.overall == "ready").await;
+}

@@ -181,3 +181,46 @@ fn a_crash_loop_ends_the_node_where_the_policy_says_so() {
     world.pass(400_000);
     assert_eq!((world.looping.len(), world.escalated.len()), (2, 0));
 }
+
+#[test]
+fn max_restarts_counts_crashes_in_a_row_and_an_operator_clears_it() {
+    let mut world = World::of(with_policy(|d| d.max_restarts = 2));
+    world.start();
+    let crash = |world: &mut World| {
+        world.die(API, Exit::Code(1));
+        world.pass(2_000);
+        world.state(at(API))
+    };
+    for _ in 0..3 {
+        assert_eq!([crash(&mut world), crash(&mut world)], [State::Ready; 2]);
+        // A stable time: what was before counts no more.
+        world.pass(70_000);
+    }
+    assert_eq!([crash(&mut world), crash(&mut world), crash(&mut world)], [State::Ready, State::Ready, State::Failed]);
+    world.pass(600_000);
+    assert_eq!(world.state(at(API)), State::Failed, "given up");
+    for kind in [Kind::Restart, Kind::Start] {
+        world.begin(kind, &["api"], Flags::default()).unwrap();
+        world.pass(3_000);
+        assert_eq!([crash(&mut world), crash(&mut world), crash(&mut world)], [State::Ready, State::Ready, State::Failed], "{kind:?}");
+    }
+    assert!(world.table.view(world.now, at(API)).unwrap().restarts > 10, "all of them are shown");
+}
+
+#[test]
+fn restart_never_leaves_the_dead_as_they_are() {
+    for exit in [Exit::Code(1), Exit::Signal { signal: 9, core: false }] {
+        let mut world = World::of(with_policy(|d| d.restart = crate::spec::RestartPolicy::Never));
+        world.start();
+        world.die(API, exit);
+        world.pass(600_000);
+        assert_eq!((world.state(at(API)), generation(&world)), (State::Failed, 1), "{exit}");
+        // A restart that is asked for is none of a crash.
+        world.begin(Kind::Restart, &["api"], Flags::default()).unwrap();
+        world.pass(3_000);
+        assert_eq!((world.state(at(API)), generation(&world), world.last().code), (State::Ready, 2, 0), "{exit}");
+        world.begin(Kind::Restart, &["api"], Flags::default()).unwrap();
+        world.pass(3_000);
+        assert_eq!((world.state(at(API)), generation(&world)), (State::Ready, 3), "{exit}");
+    }
+}

@@ -242,7 +242,7 @@ section! {
         start_timeout_max: Option<Duration> = None, "startTimeoutMax";
         /// Set: at its stop deadline it is killed only when it does not work, and after this time. Not set: 5m for cluster, none for others.
         hard_stop_timeout: Option<Duration> = None, "hardStopTimeout";
-        /// Restarts before it is given up; 0: never given up.
+        /// Restarts in a row before it is given up, forgotten after a minute of ready and by `wkctl start` or `restart`; 0: never given up.
         max_restarts: u32 = 0, "maxRestarts";
         /// Restart of a daemon that has said for this long that it cannot take work, while all it requires is ready; not set: it is left alone.
         unready_restart: Option<Duration> = None, "unreadyRestart";

@@ -313,6 +313,7 @@ fn spec(config: &wk_config::Config) -> Spec {
         spec.start_timeout = policy.start_timeout.unwrap_or(spec.start_timeout);
         spec.term_deadline = policy.stop_timeout.unwrap_or(spec.term_deadline);
         spec.start_timeout_max = policy.start_timeout_max.unwrap_or(spec.start_timeout_max);
+        spec.abort_on_timeout = policy.abort_on_timeout;
         spec.hard_stop = policy.hard_stop_timeout.or(spec.hard_stop);
         spec.max_restarts = policy.max_restarts;
         spec.unready_restart = policy.unready_restart;

@@ -396,7 +396,7 @@ impl Engine {
     }
 
     fn wake(&self) -> Option<Instant> {
-        let steady = |s: State| matches!(s, State::Ready | State::Down | State::Failed);
+        let steady = |s: State| matches!(s, State::Ready | State::Down | State::Failed | State::Exited);
         let moving = self.snapshot.borrow().instances.iter().any(|i| !steady(i.state)) || !self.table.ops().is_empty();
         let refresh = moving.then(|| Instant::now() + REFRESH);
         let due = self.table.next_deadline().map(|at| self.began + at);

@@ -32,6 +32,8 @@ pub struct DaemonSpec {
     pub start_timeout: Duration,
     /// The same for one that is seen to work meanwhile.
     pub start_timeout_max: Duration,
+    /// At the end of its start timeout it is sent SIGABRT, for a core, not SIGTERM.
+    pub abort_on_timeout: bool,
     /// Set: not killed at its stop deadline as long as it is seen to work, but after this time.
     pub hard_stop: Option<Duration>,
     /// Which exits are followed by a restart.
@@ -75,13 +77,14 @@ pub enum Orphans {
 impl DaemonSpec {
     /// No restart after this crash, the `crashes`th in a row, by the policy of the operator.
     #[must_use]
-    pub fn gives_up(&self, cause: &Cause, crashes: u32) -> bool {
-        let by_policy = match self.restart {
-            RestartPolicy::Always => false,
-            RestartPolicy::OnFailure => *cause == Cause::Exit(Exit::Code(0)),
-            RestartPolicy::Never => true,
-        };
-        by_policy || (self.max_restarts > 0 && crashes > self.max_restarts)
+    pub fn gives_up(&self, crashes: u32) -> bool {
+        self.restart == RestartPolicy::Never || (self.max_restarts > 0 && crashes > self.max_restarts)
+    }
+
+    /// By the policy of the operator this end is none of a failure: it is left as it is.
+    #[must_use]
+    pub fn ends_well(&self, cause: &Cause) -> bool {
+        self.restart != RestartPolicy::Always && *cause == Cause::Exit(Exit::Code(0))
     }
 }
 
@@ -132,6 +135,7 @@ impl Spec {
             term_deadline: TERM_DEADLINE,
             start_timeout,
             start_timeout_max: start_timeout.max(START_TIMEOUT_MAX),
+            abort_on_timeout: false,
             hard_stop: None,
             restart: RestartPolicy::Always,
             max_restarts: 0,

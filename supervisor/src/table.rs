@@ -387,7 +387,10 @@ impl Table {
                 Some(_) if self.lets_finish(now, name) => {}
                 Some(step) => self.end(now, name, None, if step < EndStep::Kill { EndStep::Kill } else { EndStep::Stuck }),
                 None if self.lets_start(now, name) => {}
-                None => self.end(now, name, Some(Cause::StartTimeout), EndStep::Abort),
+                None => {
+                    let dumps = self.spec.daemons.get(&name.daemon).is_some_and(|d| d.abort_on_timeout);
+                    self.end(now, name, Some(Cause::StartTimeout), if dumps { EndStep::Abort } else { EndStep::Term });
+                }
             }
         }
     }

@@ -65,7 +65,7 @@ impl Table {
                     Err(free) => *until = free,
                 }
             }
-            Rest::Backoff { .. } | Rest::Failed(_) => {}
+            Rest::Backoff { .. } | Rest::Failed(_) | Rest::Exited => {}
         }
     }
 

@@ -197,6 +197,7 @@ impl Table {
                 Rest::Idle => State::Spawning,
                 Rest::Backoff { .. } => State::Backoff,
                 Rest::Failed(_) => State::Failed,
+                Rest::Exited => State::Exited,
             };
         };
         if let Some(ending) = &run.ending {
@@ -215,10 +216,16 @@ impl Table {
         }
         match (run.times.ready.is_some(), run.serving) {
             (_, true) if run.misses > 0 => State::Suspect,
+            (_, true) if self.lacks(instance.name, run) => State::Degraded,
             (_, true) => State::Ready,
             (true, false) => State::Degraded,
             (false, false) => State::Starting,
         }
+    }
+
+    /// It runs, and what it requires is away. All edges are `notify`: it stays, and is called degraded (§4.2, rows 75 and 76).
+    fn lacks(&self, name: InstanceName, run: &Run) -> bool {
+        run.times.ready.is_some() && !self.requires_ready(name.daemon)
     }
 
     /// Requirements that are not ready.
@@ -255,6 +262,7 @@ impl Table {
                 let flag = if instance.backoff.crash_loop().is_some() { "; crash loop" } else { "" };
                 format!("{}; next try in {wait:.1} s{flag}", instance.ended_for(cause))
             }
+            Rest::Exited => "exit 0; its policy (restart) leaves it so, `wkctl start` starts it".into(),
             Rest::Failed(cause) => format!("{}; not restarted, `wkctl start` tries again", instance.ended_for(cause)),
         }
     }
@@ -277,7 +285,7 @@ impl Table {
         match state {
             State::Suspect => format!("{} liveness checks missed", run.misses),
             State::Ready => String::new(),
-            State::Degraded => self.why_degraded(now, name),
+            State::Degraded => self.why_degraded(now, name, run.serving),
             State::Starting if run.progress.recent(now) => {
                 format!("not ready {:.1} s after its start, still working", now.saturating_sub(run.times.spawn).as_secs_f64())
             }
@@ -290,12 +298,12 @@ impl Table {
         }
     }
 
-    /// With whom it needs and who is away: a daemon says that it cannot take work also because of others.
-    fn why_degraded(&self, now: Time, name: InstanceName) -> String {
+    /// With whom it needs and who is away: a daemon says that it cannot take work also because of others, or goes on without them.
+    fn why_degraded(&self, now: Time, name: InstanceName, serving: bool) -> String {
         let away = self.missing(now, name).filter(|i| self.wanted(i.name)).take(AWAY_SHOWN);
         let list: Vec<String> = away.map(|i| format!("{} is {}", i.name, self.state(now, i).name())).collect();
         let sep = if list.is_empty() { "" } else { ": " };
-        format!("says it cannot take work{sep}{}", list.join(", "))
+        format!("{}{sep}{}", if serving { "what it needs is away" } else { "says it cannot take work" }, list.join(", "))
     }
 
     fn why_waiting(&self, now: Time, name: InstanceName) -> String {
@@ -329,7 +337,12 @@ impl Table {
     /// The table for [`node::node_table_server::NodeTable`]; `socket` names the sockets of a generation.
     pub fn node_table(&self, now: Time, node_id: u32, socket: impl Fn(InstanceName, u64) -> (String, String)) -> node::Table {
         let socket = &socket;
-        let views = self.views(now).into_iter().filter(|v| v.generation > 0 && (v.wanted || v.pid != 0));
+        // Neighbours hear its own word: that something else is away they see in that one's row.
+        let own = |v: InstanceView| match v.state {
+            State::Degraded if self.instances.get(&v.name).is_some_and(Instance::ready) => InstanceView { state: State::Ready, ..v },
+            _ => v,
+        };
+        let views = self.views(now).into_iter().filter(|v| v.generation > 0 && (v.wanted || v.pid != 0)).map(own);
         let rows = views.flat_map(|v| {
             let (_, health_socket) = socket(v.name, v.generation);
             self.spec.housed(v.name.daemon).map(move |daemon| {

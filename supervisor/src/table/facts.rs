@@ -143,6 +143,13 @@ impl Table {
     }
 
     fn crashed(&mut self, now: Time, name: InstanceName, cause: Cause, ready_for: Option<Duration>) {
+        if self.spec.daemons.get(&name.daemon).is_some_and(|s| s.ends_well(&cause)) {
+            if let Some(instance) = self.instances.get_mut(&name) {
+                instance.rest = Rest::Exited;
+            }
+            self.note(name, false, format!("{cause}; left so by its policy (restart)"));
+            return self.observe_one(now, name);
+        }
         let jitter = self.jitter();
         let Some(instance) = self.instances.get_mut(&name) else { return };
         instance.restarts += 1;
@@ -152,8 +159,7 @@ impl Table {
         }
         let before = instance.backoff.crash_loop();
         let delay = instance.backoff.on_crash(Crash { at: now, ready_for, heavy: cause.heavy(), jitter });
-        let given_up =
-            cause.permanent() || self.spec.daemons.get(&name.daemon).is_some_and(|s| s.gives_up(&cause, instance.backoff.in_a_row()));
+        let given_up = cause.permanent() || self.spec.daemons.get(&name.daemon).is_some_and(|s| s.gives_up(instance.backoff.in_a_row()));
         let end = instance.ended_for(&cause);
         let (text, rest) = if given_up {
             (format!("{end}; not restarted"), Rest::Failed(cause.clone()))

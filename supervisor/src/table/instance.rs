@@ -40,11 +40,13 @@ pub enum State {
     Backoff,
     /// Crashed for a reason that a restart cannot cure.
     Failed,
+    /// Ended with 0, and is to be left so by its policy.
+    Exited,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Down,
         Self::Waiting,
         Self::Blocked,
@@ -58,6 +60,7 @@ impl State {
         Self::Stuck,
         Self::Backoff,
         Self::Failed,
+        Self::Exited,
     ];
 
     /// Lower-case name for tables and JSON.
@@ -77,6 +80,7 @@ impl State {
             Self::Stuck => "stuck",
             Self::Backoff => "backoff",
             Self::Failed => "failed",
+            Self::Exited => "exited",
         }
     }
 
@@ -87,7 +91,7 @@ impl State {
             Self::Ready => 0,
             Self::Waiting => 1,
             Self::Spawning | Self::Starting | Self::Suspect | Self::Degraded => 2,
-            Self::Draining | Self::Stopping | Self::Down => 3,
+            Self::Draining | Self::Stopping | Self::Down | Self::Exited => 3,
             Self::Blocked => 4,
             Self::Backoff => 5,
             Self::Stuck => 6,
@@ -112,6 +116,7 @@ impl State {
             Self::Stuck => ProtoState::Stuck,
             Self::Backoff => ProtoState::Backoff,
             Self::Failed => ProtoState::Failed,
+            Self::Exited => ProtoState::Exited,
         }
     }
 }
@@ -271,6 +276,8 @@ pub enum Rest {
     },
     /// No restart.
     Failed(Cause),
+    /// No restart, and nothing is wrong: it ended with 0 and its policy leaves it so.
+    Exited,
 }
 
 /// End of a generation.
@@ -379,7 +386,7 @@ impl Instance {
     pub fn clear(&mut self) {
         self.backoff.clear();
         self.start_crashes = 0;
-        if matches!(self.rest, Rest::Backoff { .. } | Rest::Failed(_)) {
+        if matches!(self.rest, Rest::Backoff { .. } | Rest::Failed(_) | Rest::Exited) {
             self.rest = Rest::Idle;
         }
     }

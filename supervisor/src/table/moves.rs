@@ -66,10 +66,12 @@ impl Table {
         }
         match to {
             State::Down if self.held.contains(&instance.name) => Cause::Command,
+            State::Exited => Cause::of(&crate::cause::Cause::Exit(crate::cause::Exit::Code(0))),
             State::Down => Cause::Stop,
             State::Waiting | State::Blocked => Cause::Dependency,
             State::Spawning | State::Starting => Cause::Start,
             State::Ready => Cause::Serving,
+            State::Degraded if instance.ready() => Cause::Dependency,
             State::Degraded => Cause::NotServing,
             State::Suspect => Cause::LivenessMissed,
             State::Stopping => Cause::Deadline,

@@ -277,6 +277,10 @@ impl Table {
         }
     }
 
+    fn has_exited(&self, name: InstanceName) -> bool {
+        self.instances.get(&name).is_some_and(|i| matches!(i.rest, Rest::Exited))
+    }
+
     fn start_failure(&self, op: &Op, name: InstanceName) -> Option<String> {
         let late = || self.is_late(op, name).then(|| "it says it cannot take work".to_owned());
         self.failure(name).or_else(late)
@@ -293,11 +297,12 @@ impl Table {
             return self.fail_start(op, Some(*name), 6, &format!("{name} failed: {text}"));
         }
         let ready = |n: &InstanceName| self.instances.get(n).is_some_and(Instance::ready);
-        let failed_names: Vec<InstanceName> = failed.iter().map(|(n, _)| *n).collect();
+        let exited: Vec<InstanceName> = op.targets.iter().filter(|n| self.has_exited(**n)).copied().collect();
+        let over: Vec<InstanceName> = failed.iter().map(|(n, _)| *n).chain(exited.iter().copied()).collect();
         let settled = |n: &InstanceName| {
             // Scaled away or held meanwhile: nothing to wait for.
             let waits = self.wanted(*n) && !self.held.contains(n);
-            !waits || ready(n) || failed_names.iter().any(|f| f == n || self.spec.depends(n.daemon, f.daemon))
+            !waits || ready(n) || over.iter().any(|f| f == n || self.spec.depends(n.daemon, f.daemon))
         };
         if !op.targets.iter().filter(required).all(settled) {
             // Lost again: the grace of the optional ones begins anew with the next time.
@@ -323,7 +328,11 @@ impl Table {
             op.end.failed = failed.first().map(|(n, _)| *n);
         }
         match failed.first() {
-            None => self.close_op(op.id, 0, "ready".into()),
+            None if exited.is_empty() => self.close_op(op.id, 0, "ready".into()),
+            None => {
+                let names: Vec<String> = exited.iter().map(ToString::to_string).collect();
+                self.close_op(op.id, 0, format!("started; ended with 0 and left so by policy: {}", names.join(", ")));
+            }
             Some((name, text)) => self.close_op(op.id, 5, format!("{name} failed: {text}")),
         }
         true

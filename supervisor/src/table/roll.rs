@@ -159,7 +159,7 @@ impl Table {
             return Verdict::Wait(None);
         }
         // Waiting for a restart, or a third generation: the new one died.
-        if matches!(instance.rest, Rest::Backoff { .. } | Rest::Failed(_)) || instance.generation > turn.old + 1 {
+        if matches!(instance.rest, Rest::Backoff { .. } | Rest::Failed(_) | Rest::Exited) || instance.generation > turn.old + 1 {
             return Verdict::Bad(self.failure(turn.name).unwrap_or_else(|| self.last_words(instance)));
         }
         if let Some(text) = self.failure(turn.name) {

@@ -40,6 +40,8 @@ struct World {
     busy: Vec<InstanceName>,
     /// Are seen to wait for a disk.
     syncing: Vec<InstanceName>,
+    /// What was sent to whom.
+    signals: Vec<(InstanceName, Sig)>,
     /// Do not die of SIGKILL.
     undying: Vec<InstanceName>,
     work: u64,
@@ -80,6 +82,7 @@ impl World {
             orders: VecDeque::new(),
             obeying: false,
             busy: Vec::new(),
+            signals: Vec::new(),
             syncing: Vec::new(),
             undying: Vec::new(),
             work: 0,
@@ -176,10 +179,9 @@ impl World {
             }
             Action::Activate(name, _) => {
                 for edge in self.table.spec().requires(name.daemon).collect::<Vec<_>>() {
-                    // One or two missed liveness checks do not take readiness back; what follows in the same step may.
-                    let fit = |v: &InstanceView| matches!(v.state, State::Ready | State::Suspect | State::Draining);
-                    let ready = |v: &InstanceView| v.name.daemon == edge && fit(v);
-                    assert!(self.table.views(self.now).iter().any(ready), "{name} activated before {edge} was ready");
+                    // Ready by its own word; what follows in the same step may have taken that back.
+                    let fit = |i: &Instance| i.ready() || i.run.as_ref().is_some_and(|r| r.serving && r.ending.is_some());
+                    assert!(self.table.of(edge).any(fit), "{name} activated before {edge} was ready");
                 }
                 self.activated.push(name);
                 if !self.mute.contains(&name) {
@@ -193,6 +195,7 @@ impl World {
             }
             Action::Signal(name, generation, sig) => {
                 assert_eq!(self.live.get(&name), Some(&generation), "signal to a process that is not there");
+                self.signals.push((name, sig));
                 match sig {
                     Sig::Term if self.deaf.contains(&name) => {}
                     Sig::Term => self.fact(name, Fact::Exited(Exit::Code(0))),

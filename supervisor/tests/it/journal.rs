@@ -56,6 +56,10 @@ async fn a_crash_is_an_entry_with_its_fields() {
     assert_eq!(fields, ["api@0", "1", "ready", "signal", "4", "wksupervisor"], "{crash:?}");
     assert_eq!(has(crash, "MESSAGE_ID").len(), 32);
     assert!(has(crash, "MESSAGE").starts_with("api@0: ready -> backoff (signal): signal 9"), "{crash:?}");
+    // Those that need it hear of it, and that it is back.
+    let entries = read_until(&journal, |e| has(e, "WK_INSTANCE") == "plugin-host@0" && has(e, "WK_TO") == "ready");
+    let lacks = entries.iter().find(|e| has(e, "WK_INSTANCE") == "plugin-host@0" && has(e, "WK_TO") == "degraded").unwrap();
+    assert!(has(lacks, "WK_CAUSE") == "dependency" && has(lacks, "MESSAGE").contains("what it needs is away: api@0 is"), "{lacks:?}");
     node.wait_back("api@0", 1).await;
     node.must_wkctl(&["hold", "api"]).await;
     let entries = read_until(&journal, |e| has(e, "WK_KIND") == "command");

@@ -52,6 +52,23 @@ fn row_9_a_slow_start_that_does_nothing_gets_none() {
 }
 
 #[test]
+fn row_9_a_start_that_times_out_is_asked_to_end_unless_a_core_is_wanted() {
+    for (dumps, first) in [(false, Sig::Term), (true, Sig::Abort)] {
+        let mut spec = Spec::standard(Duration::from_secs(60));
+        spec.daemons.get_mut(&Daemon::Api).unwrap().abort_on_timeout = dumps;
+        let mut world = World::of(spec);
+        let api = at(Daemon::Api);
+        world.mute.push(api);
+        world.deaf.push(api);
+        world.start();
+        world.pass(80_000);
+        let sent: Vec<Sig> = world.signals.iter().filter(|(n, _)| *n == api).map(|(_, sig)| *sig).collect();
+        assert_eq!(sent, [first, Sig::Kill]);
+        assert_eq!((world.last().code, world.table.is_down()), (6, true), "{:?}", world.last());
+    }
+}
+
+#[test]
 fn row_22_an_unkillable_process_blocks_nobody_and_keeps_its_slot() {
     let mut world = World::new();
     world.start();
@@ -217,7 +234,20 @@ fn row_1_exit_0_is_a_crash_unless_the_policy_says_otherwise() {
     world.start();
     world.die(user.daemon, Exit::Code(0));
     world.pass(60_000);
-    assert_eq!(world.state(user), State::Failed, "said, and not restarted");
+    let view = world.table.view(world.now, user).unwrap();
+    assert_eq!((view.state, view.restarts), (State::Exited, 0), "said, not restarted, and no crash");
+    assert!(view.why.starts_with("exit 0"), "{}", view.why);
+    // Not a failed start either, and no failure for a start that waits for it.
+    world.begin(Kind::Start, &["worker.user"], Flags::default()).unwrap();
+    assert_eq!(world.state(user), State::Ready);
+    world.mute.push(user);
+    world.begin(Kind::Stop, &["worker.user"], Flags { force_alone: true, ..Flags::default() }).unwrap();
+    let count = world.ended.len();
+    world.begin(Kind::Start, &["worker.user"], Flags::default()).unwrap();
+    world.die(user.daemon, Exit::Code(0));
+    world.pass(5_000);
+    assert_eq!((world.ended.len(), world.last().code), (count + 1, 0), "{:?}", world.last());
+    assert!(world.last().message.contains("ended with 0 and left so by policy: worker.user@0"), "{:?}", world.last());
 }
 
 #[test]

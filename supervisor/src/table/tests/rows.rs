@@ -63,7 +63,7 @@ fn row_65_a_dependency_stops_alone_only_by_force() {
     let refusal = world.begin(Kind::Stop, &["api"], Flags::default()).unwrap_err();
     assert!(refusal.code == 64 && refusal.message.contains("--cascade") && refusal.message.contains("worker.user@0"), "{refusal}");
     world.begin(Kind::Stop, &["api"], Flags { force_alone: true, ..Flags::default() }).unwrap();
-    assert_eq!((world.state(at(Daemon::Api)), world.state(at(USER))), (State::Down, State::Ready));
+    assert_eq!((world.state(at(Daemon::Api)), world.state(at(USER))), (State::Down, State::Degraded));
 }
 
 #[test]
@@ -137,8 +137,14 @@ fn row_75_a_flapping_dependency_restarts_nobody_else() {
     let mut world = World::new();
     world.start();
     for _ in 0..8 {
+        world.mute.push(at(Daemon::Cluster));
         world.die(Daemon::Cluster, Exit::Code(1));
+        assert_eq!(world.state(at(Daemon::Api)), State::Degraded);
         world.pass(40_000);
+        assert_eq!(world.state(at(Daemon::Api)), State::Degraded);
+        world.mute.clear();
+        world.fact(at(Daemon::Cluster), Fact::Serving(true));
+        assert_eq!(world.state(at(Daemon::Api)), State::Ready);
     }
     assert!(world.live[&at(Daemon::Cluster)] > 8);
     assert!(world.live.iter().all(|(n, generation)| n.daemon == Daemon::Cluster || *generation == 1), "{:?}", world.live);
@@ -151,7 +157,11 @@ fn row_76_a_dependency_that_failed_for_good_blocks_new_ones_and_leaves_running_o
     world.start();
     world.die(Daemon::Api, Exit::Code(78));
     world.turn();
-    assert_eq!((world.state(at(USER)), world.table.overall()), (State::Ready, Overall::Degraded));
+    let view = world.table.view(world.now, at(USER)).unwrap();
+    assert_eq!((view.state, view.generation, view.why.as_str()), (State::Degraded, 1, "what it needs is away: api@0 is failed"));
+    assert_eq!(world.table.overall(), Overall::Degraded);
+    let row = world.table.node_table(world.now, 1, |_, _| Default::default()).instances.into_iter().find(|r| r.name == "worker.user@0");
+    assert_eq!(row.unwrap().state(), wk_proto::node::v1::State::Ready, "its own word");
     world.fact(at(USER), Fact::Exited(Exit::Code(1)));
     world.pass(1_000);
     let view = world.table.view(world.now, at(USER)).unwrap();

@@ -240,6 +240,8 @@ section! {
         stop_timeout: Option<Duration> = None, "stopTimeout";
         /// From spawn to ready for one that is seen to work (CPU, input, output); not set: 10m.
         start_timeout_max: Option<Duration> = None, "startTimeoutMax";
+        /// At the end of its start timeout it leaves a core file (SIGABRT) instead of being asked to end (SIGTERM). Default false.
+        abort_on_timeout: bool = false, "abortOnTimeout";
         /// Set: at its stop deadline it is killed only when it does not work, and after this time. Not set: 5m for cluster, none for others.
         hard_stop_timeout: Option<Duration> = None, "hardStopTimeout";
         /// Restarts in a row before it is given up, forgotten after a minute of ready and by `wkctl start` or `restart`; 0: never given up.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use wk_types::{Bucket, ConnId, IdRun, MessageId};
 use wk_wire::jsonrpc::{Dialect, Id};
 use wk_wire::{Connect, Flags, Version};
@@ -186,6 +187,8 @@ pub enum Command {
     Resume,
     /// Accept nobody and hand over no more SENDs, for good; who is here already may still log in.
     Quiesce,
+    /// Answer that you turn.
+    Beat(oneshot::Sender<()>),
     /// Half-close every connection after its last byte, then close; answered by [`Event::Drained`]. The reactor then ends.
     Drain,
 }

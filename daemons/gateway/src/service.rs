@@ -76,6 +76,11 @@ pub async fn run(context: Context) -> Result<(), Failure> {
     let count = u16::try_from(config.sub_reactors(cores)).unwrap_or(u16::MAX);
     let reactors = Reactors::start(count, listeners, &common).or_exit(Exit::Usage)?;
     context.component("wk.gateway.reactor").serving();
+    let pulse = reactors.pulse.clone();
+    context.set_live_source(move || {
+        let pulse = pulse.clone();
+        async move { pulse.felt().await }
+    });
     let mut hub = Hub::new(Parts { settings, shared: Arc::clone(&shared), metrics: metrics.clone() });
     hub.attach_reactors(reactors.subs.clone());
     let gateway = Gateway {

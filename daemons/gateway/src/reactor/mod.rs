@@ -17,6 +17,7 @@ mod attend;
 mod conn;
 mod frames;
 mod json;
+mod pulse;
 mod run;
 mod slot;
 mod stream;
@@ -37,6 +38,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use accept::Addresses;
 pub(crate) use conn::refusal;
+use pulse::Beat;
+pub use pulse::Pulse;
 pub use sys::RingError;
 
 use crate::config::Settings;
@@ -86,6 +89,8 @@ pub struct Reactors {
     pub main: Arc<Mailbox<Command>>,
     /// Index the main reactor uses in its events.
     pub main_index: u16,
+    /// Asks whether they turn.
+    pub pulse: Pulse,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -101,12 +106,13 @@ impl Reactors {
             socket2::SockRef::from(listener).set_tcp_nodelay(true).map_err(StartError::Listener)?;
         }
         let addresses = Arc::new(Addresses::new(common.settings.per_address_max));
-        let (mut subs, mut threads) = (Vec::new(), Vec::new());
+        let (mut subs, mut threads, mut beats) = (Vec::new(), Vec::new(), Vec::new());
         let mut listeners = Some(listeners);
         let mut start = |index, listeners, targets| -> Result<Arc<Mailbox<Command>>, StartError> {
-            let (mailbox, thread) = spawn(index, count, listeners, targets, common, &addresses)?;
+            let (beat, thread) = spawn(index, count, listeners, targets, common, &addresses)?;
             threads.push(thread);
-            Ok(mailbox)
+            beats.push(beat.clone());
+            Ok(beat.mailbox)
         };
         let result = (|| {
             for index in 0..count {
@@ -119,7 +125,7 @@ impl Reactors {
             }
         })();
         match result {
-            Ok((main, main_index)) => Ok(Self { subs, main, main_index, threads }),
+            Ok((main, main_index)) => Ok(Self { subs, main, main_index, pulse: Pulse(beats), threads }),
             Err(err) => {
                 for sub in &subs {
                     sub.post_one(Command::Drain);
@@ -174,7 +180,7 @@ fn spawn(
     targets: Vec<Arc<Mailbox<Command>>>,
     common: &Common,
     addresses: &Arc<Addresses>,
-) -> Result<(Arc<Mailbox<Command>>, JoinHandle<()>), StartError> {
+) -> Result<(Beat, JoinHandle<()>), StartError> {
     let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC).map_err(|e| StartError::Event(e.into()))?;
     let event = Arc::new(event);
     let waker = Arc::clone(&event);
@@ -183,7 +189,8 @@ fn spawn(
             tracing::error!(%err, "reactor was not woken");
         }
     }));
-    let (common, addresses, own) = (common.clone(), Arc::clone(addresses), Arc::clone(&mailbox));
+    let beat = Beat { mailbox, ended: Arc::default() };
+    let (common, addresses, own) = (common.clone(), Arc::clone(addresses), beat.clone());
     let (report, started) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name(format!("reactor-{index}"))
@@ -193,7 +200,7 @@ fn spawn(
             let options =
                 sys::RingOptions { entries: RING_ENTRIES, completions: RING_COMPLETIONS, buffers, buffer_bytes: RECEIVE_BUFFER_BYTES };
             let ring = sys::Uring::new(options);
-            let place = run::Place { index, reactors, mailbox: own, event, targets, addresses };
+            let place = run::Place { index, reactors, mailbox: own.mailbox, event, targets, addresses, ended: own.ended };
             let (reactor, told) = match ring {
                 Ok(ring) => (Some(run::Reactor::new(ring, place, listeners, common)), Ok(())),
                 Err(err) => (None, Err(err)),
@@ -206,7 +213,7 @@ fn spawn(
         })
         .map_err(StartError::Thread)?;
     started.recv().map_err(|_| StartError::Died)??;
-    Ok((mailbox, thread))
+    Ok((beat, thread))
 }
 
 /// Takes an accepted socket's peer address; the unspecified one when the peer is gone already.

@@ -6,6 +6,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub(super) struct Place {
     /// Reactors that get the accepted sockets; empty: this one keeps them.
     pub(super) targets: Vec<Arc<Mailbox<Command>>>,
     pub(super) addresses: Arc<Addresses>,
+    /// Set when nobody reads the mailbox any more.
+    pub(super) ended: Arc<AtomicBool>,
 }
 
 /// One reactor.
@@ -123,6 +126,7 @@ impl Reactor {
             }
         }
         hub.post(&mut self.desk.events);
+        self.place.ended.store(true, Ordering::Release);
     }
 
     fn rounds(&mut self) -> io::Result<()> {
@@ -220,6 +224,8 @@ impl Reactor {
                 self.feed_starved();
             }
             Command::Resume => self.feed_starved(),
+            // Who has asked may have gone.
+            Command::Beat(tell) => drop(tell.send(())),
             Command::Quiesce => self.on_quiesce()?,
             Command::Drain => self.on_drain()?,
         }

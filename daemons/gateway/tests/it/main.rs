@@ -5,6 +5,7 @@
 mod bounds;
 mod client;
 mod drain;
+mod pulse;
 mod rig;
 mod stream;
 mod timers;

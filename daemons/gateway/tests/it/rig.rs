@@ -84,6 +84,12 @@ impl Rig {
         }
     }
 
+    /// A reactor that has an event for us stands still as long as this is held.
+    pub(crate) fn hold_up(&self) -> parking_lot::MutexGuard<'_, u64> {
+        assert!(self.inbox.may_sleep(), "there are events already");
+        self.came.0.lock()
+    }
+
     /// The next event that `pick` takes; others stay.
     pub(crate) fn wait<T>(&self, pick: impl Fn(&Event) -> Option<T>) -> T {
         let until = Instant::now() + DEADLINE;

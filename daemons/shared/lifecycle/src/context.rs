@@ -326,6 +326,12 @@ impl Context {
         drop(self.inner.in_flight.set(Box::new(source)));
     }
 
+    /// For a daemon whose work is done by threads of its own: what `source` makes ends when all of them have answered, and never while one stands
+    /// still. `wk.live` and the keep-alives to systemd wait for it. The first source stays.
+    pub fn set_live_source<F: Future<Output = ()> + Send + 'static>(&self, source: impl Fn() -> F + Send + Sync + 'static) {
+        self.inner.board.set_live_source(Box::new(move || Box::pin(source())));
+    }
+
     /// Work under way now; zeros without a source.
     #[must_use]
     pub fn in_flight(&self) -> InFlight {

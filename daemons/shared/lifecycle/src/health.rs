@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
@@ -22,10 +22,19 @@ pub(crate) const DRAIN: &str = "wk.drain";
 /// Whole server, for outside tools; same as [`READY`].
 const WHOLE: &str = "";
 
+/// Makes a future that ends when the daemon's own threads have answered.
+type LiveSource = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
 /// All names with their state.
-#[derive(Debug)]
 pub(crate) struct Board {
     names: BTreeMap<String, watch::Sender<bool>>,
+    live: OnceLock<LiveSource>,
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Board").field("names", &self.names).finish_non_exhaustive()
+    }
 }
 
 impl Board {
@@ -33,7 +42,19 @@ impl Board {
     pub(crate) fn new(components: &[&str]) -> Self {
         let common = [WHOLE, READY, LIVE, DRAIN];
         let names = common.iter().chain(components).map(|n| ((*n).to_owned(), watch::channel(*n == LIVE).0)).collect();
-        Self { names }
+        Self { names, live: OnceLock::new() }
+    }
+
+    /// Whom [`LIVE`] asks as well. The first source stays.
+    pub(crate) fn set_live_source(&self, source: LiveSource) {
+        drop(self.live.set(source));
+    }
+
+    /// Returns when the daemon lives: at once when only this executor does its work, never when one of its threads stands still.
+    pub(crate) async fn alive(&self) {
+        if let Some(source) = self.live.get() {
+            source().await;
+        }
     }
 
     /// Sets a name's state; watchers hear only of changes.
@@ -114,6 +135,9 @@ fn answer(serving: bool) -> HealthCheckResponse {
 impl Health for HealthService {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let state = self.0.get(&request.get_ref().service).ok_or_else(|| Status::not_found("unknown health name"))?;
+        if request.get_ref().service == LIVE {
+            self.0.alive().await;
+        }
         let serving = *state.borrow();
         Ok(Response::new(answer(serving)))
     }
@@ -123,5 +147,31 @@ impl Health for HealthService {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let state = self.0.get(&request.get_ref().service).ok_or_else(|| Status::not_found("unknown health name"))?;
         Ok(Response::new(Box::pin(WatchStream::new(state).map(|s| Ok(answer(s))))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_whose_threads_do_not_answer_does_not_live() {
+        let ask = |board: &Arc<Board>, name: &str| {
+            let (service, request) = (HealthService(board.clone()), HealthCheckRequest { service: name.into() });
+            async move { tokio::time::timeout(Duration::from_secs(2), service.check(Request::new(request))).await }
+        };
+        let serving = ServingStatus::Serving as i32;
+        let board = Arc::new(Board::new(&[]));
+        assert_eq!(ask(&board, LIVE).await.unwrap().unwrap().get_ref().status, serving);
+        let (tell, told) = watch::channel(false);
+        board.set_live_source(Box::new(move || {
+            let mut told = told.clone();
+            Box::pin(async move { drop(told.wait_for(|t| *t).await) })
+        }));
+        assert!(ask(&board, LIVE).await.is_err() && ask(&board, READY).await.is_ok());
+        tell.send_replace(true);
+        assert_eq!(ask(&board, LIVE).await.unwrap().unwrap().get_ref().status, serving);
     }
 }

@@ -1,9 +1,12 @@
 //! Messages to systemd, when it is the one that started us.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use wk_config::Env;
+
+use crate::health::Board;
 
 /// Says what systemd wants to hear; does nothing under the supervisor or when nobody listens.
 #[derive(Debug, Clone)]
@@ -29,14 +32,15 @@ impl Notifier {
         self.send(&NotifyState::Stopping);
     }
 
-    /// Sends keep-alives for ever, at a third of the interval systemd asked for; pends when it asked for none.
-    pub(crate) async fn watchdog(self) {
+    /// Sends keep-alives for ever, at a third of the interval systemd asked for, as long as the daemon lives; pends when it asked for none.
+    pub(crate) async fn watchdog(self, board: Arc<Board>) {
         let Some(every) = sd_notify::watchdog_enabled().filter(|d| self.on && *d > Duration::ZERO) else {
             return std::future::pending().await;
         };
         let mut tick = tokio::time::interval(every / 3);
         loop {
             tick.tick().await;
+            board.alive().await;
             self.send(&NotifyState::Watchdog);
         }
     }

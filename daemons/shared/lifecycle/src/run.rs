@@ -116,7 +116,7 @@ where
     let stopped = CancellationToken::new();
     let options = ServeOptions { identity: Some(context.identity().to_owned()) };
     let health = tokio::spawn(wk_rpc::serve(health, rpc::routes(&context), options, stopped.clone().cancelled_owned()));
-    let watchdog = tokio::spawn(context.notifier().watchdog());
+    let watchdog = tokio::spawn(context.notifier().watchdog(context.inner.board.clone()));
     let membership = membership.map(|m| tokio::spawn(m.follow(context.clone())));
     if !context.supervised() && membership.is_none() {
         context.tasks().spawn({

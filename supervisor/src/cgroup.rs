@@ -6,8 +6,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use wk_types::InstanceName;
+
+use crate::limits::LEAF_EMPTY_WAIT;
 
 /// Group below the delegated one that systemd puts the supervisor into (`DelegateSubgroup=`, from 254).
 const OWN_LEAF: &str = "supervisor";
@@ -113,13 +116,32 @@ impl Cgroups {
         Leaf { dir: self.base.join(name.to_string()) }
     }
 
+    /// The leaves that are there.
+    #[must_use]
+    pub fn leaves(&self) -> Vec<(InstanceName, Leaf)> {
+        leaves(&self.base)
+    }
+
+    /// The leaves below what [`Self::open`] would find; changes nothing.
+    #[must_use]
+    pub fn left(choice: &Choice) -> Vec<(InstanceName, Leaf)> {
+        match choice {
+            Choice::Off => Vec::new(),
+            Choice::Dir(dir) => leaves(dir),
+            Choice::Auto => delegated().map_or_else(|_| Vec::new(), |dir| leaves(&dir)),
+        }
+    }
+
     /// Makes an empty leaf with these limits. Returns `cgroup.procs`: what writes `0` to it moves there.
     ///
     /// # Errors
-    /// Processes of the last generation are still in it, or the kernel refuses. Limits whose controller is missing are left out.
+    /// Processes of the last generation are still in it: they are killed, so that a later try succeeds. Or the kernel refuses. Limits whose controller is missing are left out.
     pub fn make(&self, leaf: &Leaf, limits: &Limits) -> io::Result<File> {
         // Counters begin with the generation.
-        leaf.remove()?;
+        if let Err(busy) = leaf.remove() {
+            leaf.kill()?;
+            return Err(busy);
+        }
         fs::create_dir(&leaf.dir)?;
         let has = |c: &str| self.controllers.iter().any(|have| have == c);
         let mut set = Vec::new();
@@ -134,6 +156,11 @@ impl Cgroups {
         }
         OpenOptions::new().write(true).open(leaf.dir.join("cgroup.procs"))
     }
+}
+
+fn leaves(base: &Path) -> Vec<(InstanceName, Leaf)> {
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    entries.filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, Leaf { dir: e.path() }))).collect()
 }
 
 /// One instance's group.
@@ -168,6 +195,22 @@ impl Leaf {
     /// The kernel refuses.
     pub fn kill(&self) -> io::Result<()> {
         fs::write(self.dir.join("cgroup.kill"), "1")
+    }
+
+    /// Kills everything in it, waits a moment for the end, and removes it. True when something was in it.
+    ///
+    /// # Errors
+    /// The kernel refuses, or something does not end.
+    pub fn empty(&self) -> io::Result<bool> {
+        let populated = self.populated();
+        if populated {
+            self.kill()?;
+            let until = Instant::now() + LEAF_EMPTY_WAIT;
+            while self.populated() && Instant::now() < until {
+                std::thread::park_timeout(LEAF_EMPTY_WAIT / 500);
+            }
+        }
+        self.remove().map(|()| populated)
     }
 
     /// Processes of it that the kernel killed for want of memory.

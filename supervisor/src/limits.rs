@@ -129,6 +129,8 @@ pub const LEFTOVER_DEADLINE_CLUSTER: Duration = Duration::from_secs(15);
 
 const _: () = assert!(FAST_DEADLINE.as_millis() < TERM_DEADLINE.as_millis(), "fast shortens");
 const _: () = assert!(TERM_DEADLINE.as_millis() <= TERM_DEADLINE_CLUSTER.as_millis(), "the store gets the longest time");
+/// How long what a dead daemon left in its control group may take to end. Source: 2 ms, `design/supervisor.md` §2.6.
+pub const LEAF_EMPTY_WAIT: Duration = Duration::from_millis(500);
 /// Lines of the record of our children before it is written anew.
 pub const LEDGER_LINES_MAX: usize = 2048;
 /// How long the node table of a predecessor stands while the health of adopted processes is asked.

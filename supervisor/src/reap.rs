@@ -6,6 +6,7 @@
 use wk_config::Env;
 
 use crate::adopt;
+use crate::cgroup::Cgroups;
 use crate::config::Source;
 use crate::kept;
 use crate::leftovers::Patience;
@@ -53,7 +54,12 @@ pub fn run(source: &Source, env: &Env) -> Result<Vec<String>, ServiceError> {
         Err(RuntimeError::Held { .. }) => return Ok(Vec::new()),
         opened => opened?,
     };
-    let ended = adopt::end_leftovers(runtime.dir(), &Patience { hard: config.spec.hard_stops(), working: &|| notify::more_time(env) });
+    let mut ended = adopt::end_leftovers(runtime.dir(), &Patience { hard: config.spec.hard_stops(), working: &|| notify::more_time(env) });
+    for (name, leaf) in Cgroups::left(&config.cgroup) {
+        if leaf.empty().map_err(|source| ServiceError::Io { what: format!("empty the control group of {name}"), source })? {
+            ended.push(format!("the control group of {name}"));
+        }
+    }
     runtime.clean(&[])?;
     kept::forget(runtime.dir()).map_err(|source| ServiceError::Io { what: "remove the kept configuration".into(), source })?;
     Ok(ended)

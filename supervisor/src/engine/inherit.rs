@@ -29,6 +29,7 @@ impl Engine {
         for found in children {
             self.take_over(found);
         }
+        self.empty_leaves();
         for (name, exit) in std::mem::take(&mut self.heritage.dead) {
             let generation = self.table.instances().find(|i| i.name == name).map_or(0, |i| i.generation);
             let actions = self.table.step(self.now(), name, generation, Fact::Exited(exit));
@@ -82,6 +83,21 @@ impl Engine {
             self.with_child(name, generation, |c| {
                 c.tasks.spawn(ready::probe(c.channel.clone(), facts, c.process.number()));
             });
+        }
+    }
+
+    /// What a dead daemon left in its control group is found nowhere else when it has taken the marker off its environment.
+    fn empty_leaves(&mut self) {
+        let leaves = self.cgroups.as_ref().map_or_else(Vec::new, crate::cgroup::Cgroups::leaves).into_iter();
+        for (name, leaf) in leaves {
+            if self.children.contains_key(&name) {
+                continue;
+            }
+            match leaf.empty() {
+                Ok(true) => self.console.line(&format!("ended what was left in the control group of {name}")),
+                Ok(false) => {}
+                Err(err) => tracing::error!(%name, %err, "control group of a dead daemon not emptied"),
+            }
         }
     }
 

@@ -20,6 +20,7 @@
 //! | `wrong-nonce` | answers as somebody else |
 //! | `grandchild` | leaves a process in its group behind |
 //! | `grandchild-session` | the same, in a session of its own |
+//! | `grandchild-hidden` | the same, without our marker in its environment |
 //! | `orphan` | starts a process whose parent ends at once and that ends soon after |
 //! | `daemonise` | leaves a process behind and ends with 0, before it serves anything |
 //! | `unsettled=N` | reports work that never ends |
@@ -109,6 +110,10 @@ impl Child {
         }
         if self.has("grandchild-session") {
             self.event(&format!("grandchild {}", start("setsid", &["sleep", "1000"])?));
+        }
+        if self.has("grandchild-hidden") {
+            let hidden = std::process::Command::new("setsid").args(["sleep", "1000"]).env_clear().spawn()?;
+            self.event(&format!("grandchild {}", hidden.id()));
         }
         if self.has("orphan") {
             start("sh", &["-c", "(sleep 0.1; exit 3) & exit 0"])?;

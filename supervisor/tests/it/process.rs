@@ -90,6 +90,37 @@ async fn row_24_a_control_group_is_emptied_before_its_slot_is_used_again() {
     assert_eq!(left, 0, "groups are removed");
 }
 
+/// Its daemon dies while nobody supervises; nothing but its control group tells of it.
+#[tokio::test]
+async fn row_24_a_control_group_is_emptied_by_a_successor_and_by_reap() {
+    let Some(group) = Group::new() else { return };
+    let mut node = group.plan().fault("worker.push@0", "grandchild-hidden").spawn();
+    node.wait("ready", |s| s.overall == "ready").await;
+    let (helper, old) = (grandchild(&node).await, node.instance("worker.push@0").await);
+    node.kill_supervisor().await;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(old.pid).unwrap()), Signal::SIGKILL).unwrap();
+    node.wait_gone(old.pid).await;
+    assert!(of(helper, "stat").contains(") S "), "it lives on");
+    node.spawn_supervisor();
+    let back = node.wait_back("worker.push@0", old.generation).await;
+    assert_eq!((back.generation, back.restarts), (old.generation + 1, 1), "{}", node.out());
+    node.wait_gone(helper).await;
+    assert!(node.out().contains("ended what was left in the control group of worker.push@0"), "{}", node.out());
+    let second = node.seen("the next one", |events| {
+        let of_second = events.iter().filter(|(_, g, _)| *g == back.generation.to_string());
+        of_second.filter_map(|(_, _, w)| w.strip_prefix("grandchild ")?.parse::<u32>().ok()).next()
+    });
+    let second = second.await;
+    node.kill_supervisor().await;
+    let mut reap = tokio::process::Command::new(env!("CARGO_BIN_EXE_wksupervisor"));
+    reap.arg("reap").arg("--config").arg(node.dir().join("wukongim.yaml")).arg("--runtime").arg(node.dir().join("r"));
+    let output = reap.env("SERVICE_RESULT", "success").output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("the control group of worker.push@0"), "{output:?}");
+    node.wait_gone(second).await;
+    assert!(node.leftovers().is_empty(), "{:?}", node.leftovers());
+}
+
 /// What lives on beside a daemon that is stopped goes with it.
 #[tokio::test]
 async fn row_24_a_stop_leaves_nothing() {

@@ -14,7 +14,7 @@ use wk_rpc::dial::DialOptions;
 use wk_rpc::serve::INSTANCE_HEADER;
 
 use crate::engine::FactSender;
-use crate::limits::{HEALTH_GRACE, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT, PROBE_CHECKS, PROBE_TIMEOUT};
+use crate::limits::{HEALTH_GRACE, HEALTH_LAG_MAX, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT, PROBE_CHECKS, PROBE_TIMEOUT};
 use crate::metrics::Counters;
 use crate::process::state_and_session;
 use crate::table::{Fact, Probe};
@@ -29,22 +29,41 @@ pub(crate) const DIAL: DialOptions = DialOptions { keep_alive: Some((Duration::f
 /// Follows `wk.ready` for the life of a generation; `up`: it has answered before, so that silence is a loss. Never returns; the owner drops
 /// it when the process has ended.
 pub(crate) async fn watch(channel: Channel, identity: String, facts: FactSender, mut up: bool) {
-    let mut lost_since: Option<Instant> = None;
+    let mut away = Away::default();
     loop {
-        let end = watch_once(&channel, &identity, &facts, &mut up, &mut lost_since).await;
+        let tried = Instant::now();
+        let end = watch_once(&channel, &identity, &facts, &mut up, &mut away).await;
         if let Err(WatchEnd::Stranger(text)) = &end {
             facts.send(Fact::Identity(text.clone())).await;
             return std::future::pending().await;
         }
         // Before the first answer the start timeout is the judge: the process may still be reading its files.
-        if up {
-            let since = *lost_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= HEALTH_GRACE {
-                facts.send(Fact::HealthLost).await;
-                return std::future::pending().await;
-            }
+        if up && away.lost(tried.elapsed()) {
+            facts.send(Fact::HealthLost).await;
+            return std::future::pending().await;
         }
         sleep(HEALTH_RETRY).await;
+    }
+}
+
+/// How long the health connection has been away. What we slept or stood still ourselves is not counted: the daemon could not be asked.
+#[derive(Debug, Default)]
+struct Away {
+    /// `None`: it was there at the last try.
+    counted: Option<Duration>,
+}
+
+impl Away {
+    /// One more try that ended without a connection, and how long it took. True when it counts as lost for good.
+    fn lost(&mut self, took: Duration) -> bool {
+        // The first one ends a time in which it was there.
+        let counted = match self.counted {
+            None => Duration::ZERO,
+            Some(before) if took > HEALTH_GRACE + HEALTH_LAG_MAX => before,
+            Some(before) => before + took + HEALTH_RETRY,
+        };
+        self.counted = Some(counted);
+        counted >= HEALTH_GRACE
     }
 }
 
@@ -55,13 +74,7 @@ enum WatchEnd {
     Stranger(String),
 }
 
-async fn watch_once(
-    channel: &Channel,
-    identity: &str,
-    facts: &FactSender,
-    up: &mut bool,
-    lost_since: &mut Option<Instant>,
-) -> Result<(), WatchEnd> {
+async fn watch_once(channel: &Channel, identity: &str, facts: &FactSender, up: &mut bool, away: &mut Away) -> Result<(), WatchEnd> {
     let mut client = HealthClient::new(channel.clone());
     let request = HealthCheckRequest { service: READY.into() };
     let response =
@@ -79,7 +92,7 @@ async fn watch_once(
             *up = true;
             facts.send(Fact::HealthUp).await;
         }
-        *lost_since = None;
+        *away = Away::default();
         facts.send(Fact::Serving(message.status() == ServingStatus::Serving)).await;
     }
     Ok(())
@@ -106,6 +119,7 @@ pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, zero: In
         counters.engine_lag.observe(lag.as_secs_f64());
         let asked = Instant::now();
         let alive = check(&channel, LIVE_TIMEOUT).await;
+        let late = late || asked.elapsed() > LIVE_TIMEOUT + HEALTH_LAG_MAX;
         if alive {
             counters.health_rtt.observe(asked.elapsed().as_secs_f64());
         }

@@ -309,6 +309,29 @@ mod tests {
         }
     }
 
+    /// systemd keeps the handle; the process was reaped by somebody else while nobody of us lived.
+    #[test]
+    fn row_43_a_kept_handle_tells_how_a_daemon_died_meanwhile() {
+        use crate::table::{Instance, Run};
+        if !sys::has_pidfd_info() {
+            return;
+        }
+        let mut child =
+            std::process::Command::new("sh").args(["-c", "read line; exit 42"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let (pid, started) = (child.id(), start_time(child.id()).unwrap());
+        let handle = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(42));
+        let name: InstanceName = "api@0".parse().unwrap();
+        let run = Some(Run::new(pid, 1, std::time::Duration::ZERO, std::time::Duration::ZERO));
+        let mut saved = Saved::default();
+        saved.instances.insert(name, (Instance { generation: 1, run, ..Instance::new(name) }, started));
+        let dir = tempfile::tempdir().unwrap();
+        let patience = Patience { hard: BTreeMap::new(), working: &|| {} };
+        let dead = |kept| survey(dir.path(), Some(&saved), &BTreeMap::new(), &kept, &patience).dead;
+        assert_eq!(dead(BTreeMap::from([(name, handle)])), [(name, Exit::Code(42))]);
+        assert_eq!(dead(BTreeMap::new()), [(name, Exit::Unknown)], "without it nobody knows");
+    }
+
     #[test]
     fn row_36_a_number_alone_proves_nothing() {
         let marker = Marker { name: "api@0".parse().unwrap(), generation: 1, incarnation: 1 };

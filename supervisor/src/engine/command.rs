@@ -182,7 +182,12 @@ impl Engine {
                 reply(answer, done);
             }
             Command::Reload { config, apply, dry_run, actor, answer } => {
+                if !dry_run {
+                    self.notifier.reloading();
+                }
                 let done = self.reload(*config, apply, dry_run, Some(&actor));
+                // Nothing was begun by a dry run, so nothing ends.
+                self.notifier.reloaded();
                 // Who hears that it is done and asks for the status must see it.
                 self.publish();
                 reply(answer, done);

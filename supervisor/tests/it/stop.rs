@@ -56,19 +56,33 @@ async fn row_58_a_second_signal_shortens_the_deadline_of_who_ignores_the_first()
     assert!(node.leftovers().is_empty());
 }
 
+/// Five of them in a row, each of which would take its second.
 #[tokio::test]
 async fn row_58_a_third_signal_kills() {
-    let plan = Plan::new("").fault("cluster@0", "ignore-term").fault("worker.user@0", "ignore-term");
-    let mut node = plan.spawn();
+    let deaf = ["cluster@0", "gateway@0", "api@0", "worker.user@0", "plugin-host@0"];
+    let mut node = deaf.iter().fold(Plan::new(""), |plan, name| plan.fault(name, "ignore-term")).spawn();
     node.wait("ready", |s| s.overall == "ready").await;
-    for _ in 0..3 {
+    // Signals of one kind do not queue: each must have been seen before the next.
+    for said in ["stopping: again for deadlines of 1 s", "stopping fast: again to kill"] {
         node.signal_supervisor(Signal::SIGTERM);
-        // Signals of one kind do not queue: each must have been seen before the next.
-        node.wait("stopping", |s| s.overall == "stopping").await;
-        tokio::task::yield_now().await;
+        node.said(said).await;
     }
+    let began = Instant::now();
+    node.signal_supervisor(Signal::SIGTERM);
     assert_eq!(node.exit().await.code(), Some(0), "{}", node.out());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(node.out().lines().any(|l| l.trim() == "killing") && node.out().contains("forced"), "{}", node.out());
     assert!(node.leftovers().is_empty());
+}
+
+/// SIGCONT follows SIGTERM: one that was stopped drains as the others.
+#[tokio::test]
+async fn row_20_a_stopped_daemon_is_woken_to_drain() {
+    let node = Node::start().await;
+    node.signal("worker.push@0", Signal::SIGSTOP).await;
+    node.must_wkctl(&["stop", "worker.push", "--force-alone"]).await;
+    node.at("worker.push@0", "end").await;
+    assert!(!node.out().contains("hang"), "{}", node.out());
 }
 
 /// Work that does not end is counted, the stop goes on.

@@ -12,7 +12,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 
-use crate::node::{Node, Plan};
+use crate::node::{Node, Plan, edit};
 
 /// Bound of every wait.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,6 +58,36 @@ async fn systemd_hears_of_readiness_status_life_and_stop() {
     let heard = hear(&systemd, "FDSTOREREMOVE=1\nFDNAME=l.tcp");
     assert!(heard.iter().any(|m| m == "STOPPING=1\n"), "{heard:?}");
     assert!(node.exit().await.success());
+}
+
+/// Catalogue row 71: what began ends, whatever came out, and whoever asked.
+#[tokio::test]
+async fn row_71_a_reload_is_told_as_a_pair() {
+    let plan = Plan::new("connIdleTime: 90s");
+    let path = plan.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let node = plan.spawn_as(|mut command| {
+        command.env("NOTIFY_SOCKET", &path);
+        command
+    });
+    hear(&systemd, "READY=1");
+    let pair = || {
+        let heard = hear(&systemd, "RELOADING=1");
+        assert!(heard.iter().all(|m| !m.contains("READY=1")), "{heard:?}");
+        hear(&systemd, "READY=1");
+    };
+    edit(&node, "90s", "ninety");
+    node.signal_supervisor(Signal::SIGHUP);
+    pair();
+    node.said("reload refused, the old configuration holds").await;
+    edit(&node, "ninety", "80s");
+    node.must_wkctl(&["reload", "--dry-run"]).await;
+    node.must_wkctl(&["reload"]).await;
+    pair();
+    node.signal_supervisor(Signal::SIGTERM);
+    let heard = hear(&systemd, "STOPPING=1");
+    assert!(heard.iter().all(|m| !m.contains("RELOADING")), "a dry run is no reload: {heard:?}");
 }
 
 /// Its queue is full for the whole start: readiness is repeated until there is room.

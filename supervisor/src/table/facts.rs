@@ -170,7 +170,9 @@ impl Table {
         instance.rest = rest;
         let looping = instance.backoff.crash_loop().is_some() && before.is_none();
         self.note(name, true, text);
-        if looping {
+        // One poisoned item takes a whole pool along: that is told once.
+        let told = self.of(name.daemon).any(|i| i.name != name && i.backoff.crash_loop().is_some());
+        if looping && !told {
             self.out.push(Action::Looping(name, cause.clone()));
         }
         self.out.push(Action::Crashed(name, cause));

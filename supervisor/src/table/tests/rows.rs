@@ -191,6 +191,27 @@ fn row_77_a_poisoned_pool_does_not_storm() {
 }
 
 #[test]
+fn row_77_a_crash_loop_of_a_pool_is_told_once() {
+    let mut world = World::new();
+    world.start();
+    world.begin(Kind::Scale(CHANNEL, 3), &[], Flags::default()).unwrap();
+    for _ in 0..8 {
+        for name in (0..3).map(|n| slot(CHANNEL, n)) {
+            world.fact(name, Fact::Exited(Exit::Code(1)));
+        }
+        world.pass(4_000);
+    }
+    let flagged = world.table.views(world.now).iter().filter(|v| v.crash_loop).count();
+    assert_eq!((flagged, world.looping.len()), (3, 1), "{:?}", world.looping);
+    // Another daemon is another story.
+    for _ in 0..8 {
+        world.die(Daemon::Api, Exit::Code(1));
+        world.pass(4_000);
+    }
+    assert_eq!(world.looping.len(), 2);
+}
+
+#[test]
 fn row_78_a_rollback_goes_on_past_one_that_cannot_be_killed() {
     let mut world = World::new();
     world.missing.push(Daemon::Worker(Pool::Push));

@@ -56,10 +56,13 @@ pub const LIVE_MISSES: u8 = 3;
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Checks of one probe.
 pub const PROBE_CHECKS: u8 = 2;
+/// A check that took so much longer than its deadline shows that we were late ourselves: it does not count.
+pub const PROBE_LAG_MAX: Duration = Duration::from_millis(250);
+/// Checks of one probe, those that do not count included.
+pub const PROBE_ROUNDS_MAX: u8 = 8;
+const _: () = assert!(PROBE_ROUNDS_MAX > PROBE_CHECKS);
 /// A lost health connection is dialled again this long before it counts as a hang.
 pub const HEALTH_GRACE: Duration = Duration::from_secs(5);
-/// A try that took so much longer than its deadline shows that we stood still ourselves: it does not count.
-pub const HEALTH_LAG_MAX: Duration = Duration::from_millis(250);
 /// Pause before a lost health stream is opened again.
 pub const HEALTH_RETRY: Duration = Duration::from_millis(100);
 /// Deadline of one lifecycle call (`Activate`, `Admit`, ...). Source: DESIGN, control calls.

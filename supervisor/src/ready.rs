@@ -14,7 +14,7 @@ use wk_rpc::dial::DialOptions;
 use wk_rpc::serve::INSTANCE_HEADER;
 
 use crate::engine::FactSender;
-use crate::limits::{HEALTH_GRACE, HEALTH_LAG_MAX, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT, PROBE_CHECKS, PROBE_TIMEOUT};
+use crate::limits::{HEALTH_GRACE, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT, PROBE_CHECKS, PROBE_LAG_MAX, PROBE_ROUNDS_MAX, PROBE_TIMEOUT};
 use crate::metrics::Counters;
 use crate::process::state_and_session;
 use crate::table::{Fact, Probe};
@@ -29,41 +29,22 @@ pub(crate) const DIAL: DialOptions = DialOptions { keep_alive: Some((Duration::f
 /// Follows `wk.ready` for the life of a generation; `up`: it has answered before, so that silence is a loss. Never returns; the owner drops
 /// it when the process has ended.
 pub(crate) async fn watch(channel: Channel, identity: String, facts: FactSender, mut up: bool) {
-    let mut away = Away::default();
+    let mut lost_since: Option<Instant> = None;
     loop {
-        let tried = Instant::now();
-        let end = watch_once(&channel, &identity, &facts, &mut up, &mut away).await;
+        let end = watch_once(&channel, &identity, &facts, &mut up, &mut lost_since).await;
         if let Err(WatchEnd::Stranger(text)) = &end {
             facts.send(Fact::Identity(text.clone())).await;
             return std::future::pending().await;
         }
         // Before the first answer the start timeout is the judge: the process may still be reading its files.
-        if up && away.lost(tried.elapsed()) {
-            facts.send(Fact::HealthLost).await;
-            return std::future::pending().await;
+        if up {
+            let since = *lost_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= HEALTH_GRACE {
+                facts.send(Fact::HealthLost).await;
+                return std::future::pending().await;
+            }
         }
         sleep(HEALTH_RETRY).await;
-    }
-}
-
-/// How long the health connection has been away. What we slept or stood still ourselves is not counted: the daemon could not be asked.
-#[derive(Debug, Default)]
-struct Away {
-    /// `None`: it was there at the last try.
-    counted: Option<Duration>,
-}
-
-impl Away {
-    /// One more try that ended without a connection, and how long it took. True when it counts as lost for good.
-    fn lost(&mut self, took: Duration) -> bool {
-        // The first one ends a time in which it was there.
-        let counted = match self.counted {
-            None => Duration::ZERO,
-            Some(before) if took > HEALTH_GRACE + HEALTH_LAG_MAX => before,
-            Some(before) => before + took + HEALTH_RETRY,
-        };
-        self.counted = Some(counted);
-        counted >= HEALTH_GRACE
     }
 }
 
@@ -74,7 +55,13 @@ enum WatchEnd {
     Stranger(String),
 }
 
-async fn watch_once(channel: &Channel, identity: &str, facts: &FactSender, up: &mut bool, away: &mut Away) -> Result<(), WatchEnd> {
+async fn watch_once(
+    channel: &Channel,
+    identity: &str,
+    facts: &FactSender,
+    up: &mut bool,
+    lost_since: &mut Option<Instant>,
+) -> Result<(), WatchEnd> {
     let mut client = HealthClient::new(channel.clone());
     let request = HealthCheckRequest { service: READY.into() };
     let response =
@@ -92,7 +79,7 @@ async fn watch_once(channel: &Channel, identity: &str, facts: &FactSender, up: &
             *up = true;
             facts.send(Fact::HealthUp).await;
         }
-        *away = Away::default();
+        *lost_since = None;
         facts.send(Fact::Serving(message.status() == ServingStatus::Serving)).await;
     }
     Ok(())
@@ -119,7 +106,6 @@ pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, zero: In
         counters.engine_lag.observe(lag.as_secs_f64());
         let asked = Instant::now();
         let alive = check(&channel, LIVE_TIMEOUT).await;
-        let late = late || asked.elapsed() > LIVE_TIMEOUT + HEALTH_LAG_MAX;
         if alive {
             counters.health_rtt.observe(asked.elapsed().as_secs_f64());
         }
@@ -133,13 +119,19 @@ pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, zero: In
 
 /// Two checks of one second each; one answer is enough.
 pub(crate) async fn probe(channel: Channel, facts: FactSender, pid: u32) {
-    for _ in 0..PROBE_CHECKS {
+    let mut misses = Misses::default();
+    loop {
         let began = Instant::now();
         if check(&channel, PROBE_TIMEOUT).await {
             return facts.send(Fact::Probed(Probe::Answered)).await;
         }
         // An error that comes at once is no reason to skip the wait.
         sleep(PROBE_TIMEOUT.saturating_sub(began.elapsed())).await;
+        match misses.one(began.elapsed()) {
+            Some(true) => return facts.send(Fact::Probed(Probe::Answered)).await,
+            Some(false) => break,
+            None => {}
+        }
     }
     let probe = match state(pid) {
         // A debugger holds it: that it does not answer says nothing.
@@ -148,6 +140,27 @@ pub(crate) async fn probe(channel: Channel, facts: FactSender, pid: u32) {
         _ => Probe::Silent,
     };
     facts.send(Fact::Probed(probe)).await;
+}
+
+/// Checks of one probe that were not answered.
+#[derive(Debug, Default)]
+struct Misses {
+    counted: u8,
+    rounds: u8,
+}
+
+impl Misses {
+    /// One more, and how long it took with its wait. The verdict, or none yet. One that took longer than its timeout says that we were late
+    /// ourselves, and nothing about the daemon: on a machine that stands still it would be killed for it. After too many of them the liveness
+    /// checks are left to find out.
+    fn one(&mut self, took: Duration) -> Option<bool> {
+        self.rounds += 1;
+        self.counted += u8::from(took <= PROBE_TIMEOUT + PROBE_LAG_MAX);
+        if self.counted >= PROBE_CHECKS {
+            return Some(false);
+        }
+        (self.rounds >= PROBE_ROUNDS_MAX).then_some(true)
+    }
 }
 
 /// A debugger holds it: that it does not answer says nothing.
@@ -180,5 +193,19 @@ mod tests {
         let at = |ms| round_after(zero, zero + Duration::from_millis(ms)).duration_since(zero);
         assert_eq!([at(0), at(3), at(9_999)], [LIVE_EVERY; 3]);
         assert_eq!([at(10_000), at(10_001)], [LIVE_EVERY * 2; 2], "the moment itself is over");
+    }
+
+    #[test]
+    fn row_14_a_probe_that_we_were_late_for_kills_nobody() {
+        let (timely, late) = (PROBE_TIMEOUT, PROBE_TIMEOUT * 2);
+        let verdict = |rounds: &[Duration]| {
+            let mut misses = Misses::default();
+            rounds.iter().map(|took| misses.one(*took)).collect::<Vec<_>>()
+        };
+        assert_eq!(verdict(&[timely, timely]), [None, Some(false)]);
+        assert_eq!(verdict(&[late, timely, late, timely]), [None, None, None, Some(false)]);
+        let mut rounds = vec![None; usize::from(PROBE_ROUNDS_MAX)];
+        rounds[usize::from(PROBE_ROUNDS_MAX) - 1] = Some(true);
+        assert_eq!(verdict(&vec![late; usize::from(PROBE_ROUNDS_MAX)]), rounds);
     }
 }

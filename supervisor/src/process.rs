@@ -174,10 +174,7 @@ impl Process {
         if let Some(Err(err)) = self.leaf.as_ref().map(|leaf| leaf.remove()) {
             tracing::warn!(%err, identity = &*self.identity, "control group not removed");
         }
-        match exit {
-            Exit::Signal { signal: 9, .. } if starved => Exit::OutOfMemory,
-            exit => exit,
-        }
+        named(exit, starved)
     }
 
     fn exit_status(&self) -> Exit {
@@ -198,6 +195,14 @@ impl Process {
     fn status_of_another(&self) -> Option<Exit> {
         let status = sys::exit_status(self.pidfd.as_fd()).or_else(|| zombie_status(self.number()))?;
         Some(status.into())
+    }
+}
+
+/// A kill for want of memory looks like anybody's SIGKILL, and of an adopted process an older kernel (before 6.15) says nothing at all.
+fn named(exit: Exit, starved: bool) -> Exit {
+    match exit {
+        Exit::Signal { signal: 9, .. } | Exit::Unknown if starved => Exit::OutOfMemory,
+        exit => exit,
     }
 }
 
@@ -322,5 +327,13 @@ mod tests {
     #[test]
     fn name_with_parentheses_does_not_shift_fields() {
         assert_eq!(stat_fields("7 (a ) b) S 1").collect::<Vec<_>>(), ["S", "1"]);
+    }
+
+    #[test]
+    fn row_6_a_kill_for_want_of_memory_is_told_from_others() {
+        let killed = Exit::Signal { signal: 9, core: false };
+        assert_eq!((named(killed, true), named(killed, false)), (Exit::OutOfMemory, killed));
+        assert_eq!((named(Exit::Unknown, true), named(Exit::Unknown, false)), (Exit::OutOfMemory, Exit::Unknown));
+        assert_eq!(named(Exit::Code(70), true), Exit::Code(70), "a helper of it was killed earlier");
     }
 }

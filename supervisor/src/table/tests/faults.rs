@@ -199,6 +199,7 @@ fn row_6_want_of_memory_waits_one_step_longer() {
     let view = world.table.view(world.now, user).unwrap();
     assert_eq!(view.state, State::Backoff, "a first crash of another kind is repaired at once");
     assert!(view.why.contains("out of memory"), "{}", view.why);
+    assert!(world.table.was_killed(user), "the next life is told that nothing it did is to blame");
     world.pass(5_000);
     assert_eq!(world.state(user), State::Ready);
 }

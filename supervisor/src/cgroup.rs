@@ -12,10 +12,12 @@ use wk_types::InstanceName;
 
 use crate::limits::LEAF_EMPTY_WAIT;
 
-/// Group below the delegated one that systemd puts the supervisor into (`DelegateSubgroup=`, from 254).
-const OWN_LEAF: &str = "supervisor";
-/// Attributes by which systemd marks what it delegates. Source: systemd.resource-control(5) and its sources, `cg_set_xattr`.
-const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
+mod own;
+
+pub use own::take_back;
+
+/// What bounds a leaf.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
 /// What `supervisor.cgroup` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub struct Limits {
 pub struct Cgroups {
     base: PathBuf,
     controllers: Vec<String>,
+    /// Leaves of a predecessor have lost their limits.
+    renewed: bool,
 }
 
 impl Cgroups {
@@ -67,7 +71,7 @@ impl Cgroups {
         let base = match choice {
             Choice::Off => return Err("switched off".into()),
             Choice::Dir(dir) => dir.clone(),
-            Choice::Auto => delegated()?,
+            Choice::Auto => own::delegated()?,
         };
         let said = |step: &'static str| {
             let base = base.display().to_string();
@@ -77,15 +81,27 @@ impl Cgroups {
         if !base.join("cgroup.kill").exists() {
             return Err(format!("{} is not a group of version 2 with cgroup.kill (Linux 5.14)", base.display()));
         }
-        // A successor of ours is put into the delegated group itself by systemd before 254, which the kernel refuses once that group hands
-        // controllers down: there the leaves only hold processes together.
-        let bounds = matches!(choice, Choice::Dir(_)) || own_group().is_some_and(|own| own.ends_with(OWN_LEAF));
-        let offered = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
-        let enable = |c: &&str| fs::write(base.join("cgroup.subtree_control"), format!("+{c}")).is_ok();
-        let controllers =
-            ["memory", "pids", "cpu"].into_iter().filter(|c| bounds && offered.split_whitespace().any(|o| o == *c)).filter(enable);
-        let controllers = controllers.map(str::to_owned).collect();
-        Ok(Self { base, controllers })
+        let vacated = match choice {
+            Choice::Auto => own::vacate(&base),
+            Choice::Off | Choice::Dir(_) => Ok(()),
+        };
+        if let Err(err) = &vacated {
+            tracing::warn!(%err, group = %base.display(), "we cannot leave the delegated group: its leaves get no limits");
+        }
+        let words = |file: &str| -> Vec<String> {
+            let text = fs::read_to_string(base.join(file)).unwrap_or_default();
+            text.split_whitespace().map(str::to_owned).collect()
+        };
+        let (offered, before) = (words("cgroup.controllers"), words("cgroup.subtree_control"));
+        let mut controllers = Vec::new();
+        for name in CONTROLLERS.iter().filter(|c| vacated.is_ok() && offered.iter().any(|o| o == *c)) {
+            match fs::write(base.join("cgroup.subtree_control"), format!("+{name}")) {
+                Ok(()) => controllers.push((*name).to_owned()),
+                Err(err) => tracing::warn!(%err, controller = name, "not handed down to the leaves"),
+            }
+        }
+        let renewed = controllers.iter().any(|c| !before.contains(c));
+        Ok(Self { base, controllers, renewed })
     }
 
     /// Whether [`Self::open`] would find a tree; changes nothing.
@@ -96,7 +112,7 @@ impl Cgroups {
         let base = match choice {
             Choice::Off => return Err("switched off".into()),
             Choice::Dir(dir) => dir.clone(),
-            Choice::Auto => delegated()?,
+            Choice::Auto => own::delegated()?,
         };
         let there = base.ancestors().find(|p| p.exists()).unwrap_or(&base);
         let ours = rustix::fs::access(there, rustix::fs::Access::WRITE_OK).is_ok() && there.join("cgroup.procs").exists();
@@ -128,7 +144,7 @@ impl Cgroups {
         match choice {
             Choice::Off => Vec::new(),
             Choice::Dir(dir) => leaves(dir),
-            Choice::Auto => delegated().map_or_else(|_| Vec::new(), |dir| leaves(&dir)),
+            Choice::Auto => own::delegated().map_or_else(|_| Vec::new(), |dir| leaves(&dir)),
         }
     }
 
@@ -143,6 +159,19 @@ impl Cgroups {
             return Err(busy);
         }
         fs::create_dir(&leaf.dir)?;
+        self.bound(leaf, limits)?;
+        OpenOptions::new().write(true).open(leaf.dir.join("cgroup.procs"))
+    }
+
+    /// Sets the limits of a leaf of a predecessor again, when they went with the controllers.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn renew(&self, leaf: &Leaf, limits: &Limits) -> io::Result<()> {
+        if self.renewed { self.bound(leaf, limits) } else { Ok(()) }
+    }
+
+    fn bound(&self, leaf: &Leaf, limits: &Limits) -> io::Result<()> {
         let has = |c: &str| self.controllers.iter().any(|have| have == c);
         let mut set = Vec::new();
         if has("memory") {
@@ -151,10 +180,7 @@ impl Cgroups {
         }
         set.extend(limits.pids_max.filter(|_| has("pids")).map(|max| ("pids.max", max.to_string())));
         set.extend(limits.cpu_weight.filter(|_| has("cpu")).map(|weight| ("cpu.weight", weight.to_string())));
-        for (file, value) in set {
-            fs::write(leaf.dir.join(file), value)?;
-        }
-        OpenOptions::new().write(true).open(leaf.dir.join("cgroup.procs"))
+        set.into_iter().try_for_each(|(file, value)| fs::write(leaf.dir.join(file), value))
     }
 }
 
@@ -237,48 +263,9 @@ fn count(path: &Path, key: &str) -> u64 {
     text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0)
 }
 
-/// The group that systemd has delegated to us.
-fn delegated() -> Result<PathBuf, String> {
-    let own = own_group().ok_or("no control groups of version 2")?;
-    let marked = |dir: &Path| DELEGATED.iter().any(|name| matches!(xattr(dir, name).as_deref(), Some(b"1")));
-    let above = own.parent().filter(|_| own.ends_with(OWN_LEAF));
-    [Some(own.as_path()), above].into_iter().flatten().find(|dir| marked(dir)).map(Path::to_path_buf).ok_or_else(|| "not delegated".into())
-}
-
-fn xattr(dir: &Path, name: &str) -> Option<Vec<u8>> {
-    let mut value = [0u8; 8];
-    let length = rustix::fs::getxattr(dir, name, &mut value).ok()?;
-    value.get(..length).map(<[u8]>::to_vec)
-}
-
-/// Folder of the group that this process is in.
-fn own_group() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|l| l.strip_prefix("0::"))?;
-    Some(mounted(&mounts)?.join(path.trim_start_matches('/')))
-}
-
-/// Where version 2 is mounted. Source: proc_pid_mountinfo(5).
-fn mounted(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let is_v2 = after.split(' ').next()? == "cgroup2";
-        is_v2.then(|| before.split(' ').nth(4).map(PathBuf::from)).flatten()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn finds_the_mount_of_version_2() {
-        let text = "30 24 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
-                    31 24 0:27 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
-        assert_eq!(mounted(text), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(mounted("1 2 0:3 / / rw - ext4 /dev/sda rw"), None);
-    }
 
     #[test]
     fn row_79_a_missing_tree_is_named() {

@@ -3,10 +3,12 @@
 //! Daemons outlive a supervisor that crashed (`KillMode=process`), because the next one adopts them. When there will be no next one they
 //! are ended here: nothing is left over after `systemctl stop`.
 
+use std::io;
+
 use wk_config::Env;
 
 use crate::adopt;
-use crate::cgroup::Cgroups;
+use crate::cgroup::{self, Cgroups};
 use crate::config::Source;
 use crate::kept;
 use crate::leftovers::Patience;
@@ -39,11 +41,26 @@ pub fn verdict(result: &str, status: &str) -> Verdict {
     }
 }
 
-/// Ends what is left when systemd's variables say so. Returns who was ended.
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Reaped {
+    /// Daemons that were ended.
+    pub ended: Vec<String>,
+    /// Why the next supervisor cannot be started in the delegated group.
+    pub blocked: Option<io::Error>,
+}
+
+/// Makes room for the next supervisor, and ends what is left when systemd's variables say so.
 ///
 /// # Errors
 /// The configuration does not name a node, or its folders cannot be used. Another supervisor that holds the node is no error.
-pub fn run(source: &Source, env: &Env) -> Result<Vec<String>, ServiceError> {
+pub fn run(source: &Source, env: &Env) -> Result<Reaped, ServiceError> {
+    // First, and whatever follows: without it systemd before 254 could not start the next supervisor.
+    let blocked = cgroup::take_back().err();
+    Ok(Reaped { ended: end(source, env)?, blocked })
+}
+
+fn end(source: &Source, env: &Env) -> Result<Vec<String>, ServiceError> {
     // By hand, without systemd: end them.
     let result = env.get("SERVICE_RESULT").unwrap_or("success");
     if verdict(result, env.get("EXIT_STATUS").unwrap_or_default()) == Verdict::Leave {

@@ -12,7 +12,7 @@ use wk_supervisor::console::Paint;
 use wk_supervisor::ctl::{GraphFormat, graph};
 use wk_supervisor::generate::{self, GenerateError};
 use wk_supervisor::installed::FOLDERS;
-use wk_supervisor::reap;
+use wk_supervisor::reap::{self, Reaped};
 use wk_supervisor::report;
 use wk_supervisor::service::{self, Options};
 
@@ -159,7 +159,7 @@ fn main() -> ExitCode {
         Command::Generator { dirs } => return generated(generate::run(dirs.first().map_or(Path::new(""), PathBuf::as_path))),
         Command::ReexecTrial { source } => service::trial(&source.source(), &env),
         Command::Reap { source: SourceArgs { config, data, runtime } } => {
-            reap::run(&Source { file: config, data, runtime, strict: false }, &env).map(|ended| tell(&ended))
+            reap::run(&Source { file: config, data, runtime, strict: false }, &env).map(|reaped| tell(&reaped))
         }
     };
     match ran {
@@ -184,7 +184,10 @@ fn generated(made: Result<(), GenerateError>) -> ExitCode {
 }
 
 /// Exit code 0: whoever was left is gone.
-fn tell(ended: &[String]) -> u8 {
+fn tell(Reaped { ended, blocked }: &Reaped) -> u8 {
+    if let Some(err) = blocked {
+        writeln!(io::stderr(), "wksupervisor: controllers of the delegated group not taken back: {err}").unwrap_or_default();
+    }
     if !ended.is_empty() {
         writeln!(io::stdout(), "ended what the supervisor left: {}", ended.join(", ")).unwrap_or_default();
     }

@@ -67,6 +67,7 @@ impl Engine {
         let run = self.table.instances().find(|i| i.name == name).and_then(|i| i.run.as_ref());
         let (up, activated, admitted) =
             run.map_or((false, false, false), |r| (r.times.up.is_some(), r.times.activate.is_some(), r.admitted));
+        self.renew_limits(name);
         self.watch_child(name, generation, found, up);
         self.with_child(name, generation, |c| {
             // The predecessor may have died before the daemon heard it; hearing it twice changes nothing.
@@ -83,6 +84,15 @@ impl Engine {
             self.with_child(name, generation, |c| {
                 c.tasks.spawn(ready::probe(c.channel.clone(), facts, c.process.number()));
             });
+        }
+    }
+
+    /// Sets the limits of its control group where they were lost with our predecessor.
+    fn renew_limits(&self, name: wk_types::InstanceName) {
+        let (Some(cgroups), Some(spec)) = (&self.cgroups, self.config.spec.daemons.get(&name.daemon)) else { return };
+        let leaf = cgroups.leaf(name);
+        if let Some(Err(err)) = leaf.populated().then(|| cgroups.renew(&leaf, &spec.limits)) {
+            tracing::warn!(%name, %err, "limits of an adopted process not set");
         }
     }
 

@@ -40,7 +40,7 @@ enum Command {
     E2e(e2e::Options),
     /// Storms: processes are killed and stopped under load while recorders watch
     Storm(e2e::StormOptions),
-    /// Boots the Debian package in a container, both ways
+    /// Boots the Debian package in a container or a virtual machine, both ways
     Boot(boot::Options),
     /// Builds the Debian package (release profile)
     Deb(deb::Options),

@@ -12,6 +12,7 @@ mod late;
 mod reload;
 mod replace;
 mod signal;
+mod snapshot;
 mod tell;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use wk_proto::supervisor::v1 as pb;
 use wk_types::{Daemon, InstanceName};
 
 pub use replace::Sockets;
+pub use snapshot::Snapshot;
 
 use crate::backoff::Time;
 use crate::cgroup::Cgroups;
@@ -46,7 +48,7 @@ use crate::notify::{Notifier, Passed};
 use crate::overrides::Overrides;
 use crate::process::Process;
 use crate::runtime::Runtime;
-use crate::table::{Fact, InstanceView, Overall, Refusal, Report, State, Table};
+use crate::table::{Fact, Refusal, Report, State, Table};
 use crate::timing::Timing;
 
 use book::Book;
@@ -93,58 +95,6 @@ enum Msg {
     Tried(Result<(), Refusal>),
     CallerLeft(u64),
     Loaded(Result<Box<Config>, String>),
-}
-
-/// What the control thread answers from.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// When it was taken.
-    pub taken: Instant,
-    /// In one word.
-    pub overall: Overall,
-    /// Clients are admitted.
-    pub admitted: bool,
-    /// Of the node table.
-    pub epoch: u64,
-    /// All instances.
-    pub instances: Vec<InstanceView>,
-    /// Last completed start.
-    pub timing: Option<pb::Timing>,
-    /// Public addresses.
-    pub addresses: Vec<String>,
-    /// Operations that run, wait or ended lately.
-    pub ops: Vec<pb::OpSummary>,
-    /// Slots that a command has set, with those of the configuration.
-    pub overrides: Vec<(Daemon, u16, u16)>,
-    /// Hash of the configuration.
-    pub config_hash: String,
-    /// Keys of the file that wait for the next start of the supervisor.
-    pub waiting_keys: Vec<String>,
-    /// Instances that were started with another one.
-    pub behind: Vec<InstanceName>,
-    /// Timing of the last starts, latest first.
-    pub starts: Arc<Vec<Timing>>,
-}
-
-impl Snapshot {
-    /// What the table alone says.
-    pub(crate) fn of(table: &Table, now: Time) -> Self {
-        Self {
-            taken: Instant::now(),
-            overall: table.overall(),
-            admitted: table.admitted(),
-            epoch: table.epoch(),
-            instances: table.views(now),
-            timing: table.timing().map(crate::timing::Timing::to_proto),
-            addresses: Vec::new(),
-            ops: Vec::new(),
-            overrides: Vec::new(),
-            config_hash: String::new(),
-            waiting_keys: Vec::new(),
-            behind: Vec::new(),
-            starts: Arc::default(),
-        }
-    }
 }
 
 /// A child and all that watches it: dropped together.

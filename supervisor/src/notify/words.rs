@@ -160,10 +160,11 @@ pub(super) fn ready() -> Snapshot {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::collections::BTreeMap;
 
     use super::*;
-    use crate::table::InstanceView;
+    use crate::spec::Spec;
+    use crate::table::{InstanceView, Table};
 
     fn view(name: &str, state: State, up: u64) -> InstanceView {
         InstanceView {
@@ -187,21 +188,8 @@ mod tests {
     }
 
     pub(super) fn snapshot(admitted: bool, overall: Overall, instances: Vec<InstanceView>) -> Snapshot {
-        Snapshot {
-            taken: Instant::now(),
-            overall,
-            admitted,
-            epoch: 1,
-            instances,
-            timing: None,
-            addresses: Vec::new(),
-            ops: Vec::new(),
-            overrides: Vec::new(),
-            config_hash: String::new(),
-            waiting_keys: Vec::new(),
-            behind: Vec::new(),
-            starts: Arc::default(),
-        }
+        let table = Table::new(Spec::standard(Duration::ZERO), BTreeMap::new(), 1, 1);
+        Snapshot { overall, admitted, instances, ..Snapshot::of(&table, Duration::ZERO) }
     }
 
     #[test]

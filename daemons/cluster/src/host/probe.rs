@@ -17,7 +17,7 @@ use wk_types::InstanceName;
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Checks; one answer is enough.
 const CHECKS: u32 = 2;
-/// From SIGABRT to SIGKILL: time for a core file. As the supervisor's.
+/// From SIGABRT to SIGKILL: time for a core file. Longer than the supervisor's 1 s: one that holds SIGABRT back is replaced that much later.
 const ABORT_GRACE: Duration = Duration::from_secs(5);
 /// Answered by the executor that does the daemon's work.
 const LIVE: &str = "wk.live";

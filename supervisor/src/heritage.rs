@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use rustix::process::Pid;
 use wk_types::{Daemon, InstanceName};
 
-use crate::adopt::{self, Found, Marker, Program, Survey};
+use crate::adopt::{self, Census, Found, Marker, Program, Survey};
 use crate::cause::Exit;
 use crate::config::Config;
 use crate::ledger::{Ledger, Saved};
@@ -68,15 +68,17 @@ pub fn configured(config: &Config) -> BTreeMap<String, u16> {
 }
 
 /// Looks for a predecessor's node and takes it over; `passed`: what systemd kept of it. The caller holds the locks, so none is alive.
+/// `census`: taken before that; who begins a process leaves a record first, so it still holds where there is none.
 ///
 /// # Errors
 /// The epoch cannot be read or written, old sockets cannot be removed.
-pub fn find(config: &Config, runtime: &Runtime, passed: &mut Passed) -> Result<Heritage, RuntimeError> {
+pub fn find(config: &Config, runtime: &Runtime, passed: &mut Passed, census: Option<Census>) -> Result<Heritage, RuntimeError> {
     let wanted = |s: &DaemonSpec| Program { binary: config.bin_dir.join(s.binary), args: s.args.iter().map(ToString::to_string).collect() };
     let programs: BTreeMap<Daemon, Program> = config.spec.daemons.iter().map(|(d, s)| (*d, wanted(s))).collect();
     let saved = Ledger::read(&runtime.ledger());
     let patience = Patience { hard: config.spec.hard_stops(), working: &|| notify::more_time(&config.env) };
-    let survey = adopt::survey(runtime.dir(), saved.as_ref(), &programs, &passed.children(), &patience);
+    let census = census.filter(|_| !Runtime::has_ledger(runtime.dir()));
+    let survey = adopt::survey(runtime.dir(), census, saved.as_ref(), &programs, &passed.children(), &patience);
     let sockets = |f: &Found| {
         let (name, generation) = (f.marker.name, f.marker.generation);
         let links = config.spec.housed(name.daemon).map(move |daemon| config.sockets(InstanceName { daemon, ..name }, generation).1);

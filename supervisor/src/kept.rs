@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use wk_config::Env;
 
-use crate::adopt;
+use crate::adopt::Census;
 use crate::config::{Config, LoadError, Source};
 use crate::reload::own;
 use crate::runtime::Runtime;
@@ -69,33 +69,35 @@ pub fn forget(dir: &Path) -> io::Result<()> {
 }
 
 /// Reads the configuration; where daemons of the same source live without a supervisor, with what keeps them ours: their runtime folder,
-/// and, when the file is refused, all that held before.
+/// and, when the file is refused, all that held before. With the look at all processes, where it took one.
 ///
 /// # Errors
 /// The configuration is refused, and nothing lives that would need another.
-pub fn load(source: &Source, env: &Env) -> Result<Config, LoadError> {
+pub fn load(source: &Source, env: &Env) -> Result<(Config, Option<Census>), LoadError> {
     let read = Config::load(source, env);
     if read.as_ref().is_ok_and(|config| Runtime::has_ledger(&config.runtime_dir)) {
-        return read;
+        return read.map(|config| (config, None));
     }
-    let Some((dir, json)) = orphaned(source, env) else { return read };
-    match read {
-        Ok(config) if config.runtime_dir == dir => Ok(config),
+    let census = Census::take();
+    let config = match (orphaned(&census, source, env), read) {
+        (None, read) => read,
+        (Some((dir, _)), Ok(config)) if config.runtime_dir == dir => Ok(config),
         // Another folder would be another node beside the one that lives.
-        Ok(config) => config.holding(&own(&json)),
-        Err(refused) => Config::held(source, env, &json, &refused),
-    }
+        (Some((_, json)), Ok(config)) => config.holding(&own(&json)),
+        (Some((_, json)), Err(refused)) => Config::held(source, env, &json, &refused),
+    };
+    config.map(|config| (config, Some(census)))
 }
 
 /// Folder and configuration of daemons of this source that live and that nobody supervises.
-fn orphaned(source: &Source, env: &Env) -> Option<(PathBuf, String)> {
+fn orphaned(census: &Census, source: &Source, env: &Env) -> Option<(PathBuf, String)> {
     let origin = Origin::of(source, env);
     let uid = rustix::process::geteuid().as_raw();
-    adopt::homes().into_iter().find_map(|dir| {
+    census.homes().into_iter().find_map(|dir| {
         let path = dir.join(FILE);
         let ours = fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() && m.uid() == uid);
         let kept: Kept = serde_json::from_str(&fs::read_to_string(path).ok().filter(|_| ours)?).ok()?;
-        (kept.origin == origin && !Runtime::is_held(&dir)).then_some((dir, kept.json))
+        (kept.origin == origin && !Runtime::is_held(dir)).then(|| (dir.to_path_buf(), kept.json))
     })
 }
 

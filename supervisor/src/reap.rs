@@ -66,7 +66,7 @@ fn end(source: &Source, env: &Env) -> Result<Vec<String>, ServiceError> {
     if verdict(result, env.get("EXIT_STATUS").unwrap_or_default()) == Verdict::Leave {
         return Ok(Vec::new());
     }
-    let config = kept::load(source, env)?;
+    let (config, _) = kept::load(source, env)?;
     let runtime = match Runtime::open(&config.runtime_dir, &config.data_dir, &config.logs_dir) {
         Err(RuntimeError::Held { .. }) => return Ok(Vec::new()),
         opened => opened?,

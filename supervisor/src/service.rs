@@ -240,7 +240,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn begin(options: &Options, env: &Env, passed: &mut Passed, console: &mut Console) -> Result<(Config, Runtime, Heritage), ServiceError> {
-    let config = kept::load(&options.source, env)?;
+    let (config, census) = kept::load(&options.source, env)?;
     config.spec.check().map_err(|e| failed(e.to_string())(io::Error::other("graph")))?;
     raise_nofile();
     let runtime = match Runtime::open(&config.runtime_dir, &config.data_dir, &config.logs_dir) {
@@ -259,7 +259,7 @@ fn begin(options: &Options, env: &Env, passed: &mut Passed, console: &mut Consol
     for warning in &config.warnings {
         console.line(&format!("warning: {warning}"));
     }
-    let heritage = heritage::find(&config, &runtime, passed)?;
+    let heritage = heritage::find(&config, &runtime, passed, census)?;
     if !heritage.ended.is_empty() {
         console.line(&format!("ended what belongs to nobody: {}", heritage.ended.join(", ")));
     }

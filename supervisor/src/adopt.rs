@@ -198,7 +198,7 @@ fn verify(dir: &Path, marker: &Marker, pid: u32, started: Option<u64>) -> Result
     }
     let process = Process::adopted(raw, pidfd, &marker.identity());
     if matches!(state_and_session(pid), None | Some(('Z' | 'X', _))) {
-        return Err(process.reap());
+        return Err(process.exit());
     }
     let same = match environment(pid) {
         Ok(vars) => vars.belongs_to(dir) && vars.marker().as_ref() == Some(marker),

@@ -40,7 +40,7 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::heritage::Heritage;
 use crate::ledger::Ledger;
-use crate::limits::{CHILDREN_DELAY, FACTS_MAX, SPARE_FDS};
+use crate::limits::{CHILDREN_DELAY, FACTS_MAX, GATHER, SPARE_FDS, TELL_EVERY};
 use crate::listeners::Listeners;
 use crate::logs::Cuts;
 use crate::metrics::Counters;
@@ -119,6 +119,9 @@ pub struct Engine {
     table: Table,
     listeners: Listeners,
     children: BTreeMap<InstanceName, Child>,
+    /// Ended, and not reaped yet.
+    dead: Vec<Process>,
+    bury_at: Option<Instant>,
     /// Where the lines of each generation begin, counted from the first byte of its log ever.
     log_offsets: BTreeMap<InstanceName, u64>,
     cuts: Arc<Cuts>,
@@ -163,6 +166,9 @@ pub struct Engine {
     escalated: bool,
     stop_signals: u32,
     exit: Option<u8>,
+    /// When the watchers were told last, and until when they are not told again.
+    told: Instant,
+    hushed: Option<Instant>,
 }
 
 /// The ends of the control thread's queues.
@@ -208,6 +214,8 @@ impl Engine {
             table,
             listeners,
             children: BTreeMap::new(),
+            dead: Vec::new(),
+            bury_at: None,
             log_offsets: BTreeMap::new(),
             cuts: Arc::default(),
             tx,
@@ -246,6 +254,8 @@ impl Engine {
             escalated: false,
             stop_signals: 0,
             exit: None,
+            told: Instant::now(),
+            hushed: None,
         };
         (engine, Published { snapshot: snapshot_out, nodes: nodes_out })
     }
@@ -292,6 +302,7 @@ impl Engine {
                 {
                     tracing::warn!(%err, "record of the children not removed");
                 }
+                self.bury();
                 self.end_orphans();
                 self.console.detached(code);
                 return Ok((code, self.runtime));
@@ -306,8 +317,11 @@ impl Engine {
             let wake = self.wake();
             // All branches are cancel-safe: channel receives, a signal stream, a timer.
             tokio::select! {
-                Some(msg) = self.rx.recv() => return self.on_messages(msg),
-                Some(command) = self.commands.recv() => return self.on_command(command),
+                Some(msg) = self.rx.recv() => return self.gather(msg).await,
+                Some(command) = self.commands.recv() => {
+                    self.hushed = None;
+                    return self.on_command(command);
+                }
                 Some(signal) = signals.next() => match signal {
                     SIGCHLD => self.look_at.get_or_insert_with(|| Instant::now() + CHILDREN_DELAY),
                     signal => return self.on_signal(signal),
@@ -326,6 +340,9 @@ impl Engine {
         if self.look_at.take_if(|at| *at <= Instant::now()).is_some() {
             self.look_after_children();
         }
+        if self.bury_at.take_if(|at| *at <= Instant::now()).is_some() {
+            self.bury();
+        }
         if self.tidy_at.take_if(|at| *at <= Instant::now()).is_some() {
             crate::sys::give_back();
         }
@@ -339,6 +356,11 @@ impl Engine {
             let actions = self.table.tick(self.now());
             self.perform(actions);
         }
+        // In a burst of news the watchers hear of it now and then, whoever commands sees at once what came of it.
+        if self.hushed.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        (self.hushed, self.told) = (None, Instant::now());
         self.publish();
         let snapshot = self.snapshot.borrow().clone();
         self.notifier.turn(&snapshot, self.table.next_deadline().is_some());
@@ -351,7 +373,7 @@ impl Engine {
         let refresh = moving.then(|| Instant::now() + REFRESH);
         let due = self.table.next_deadline().map(|at| self.began + at);
         let again = self.first.as_ref().and_then(|f| f.again_at);
-        [refresh, due, again, self.look_at, self.tidy_at, self.hold_until, self.notifier.next()].into_iter().flatten().min()
+        [refresh, due, again, self.look_at, self.bury_at, self.tidy_at, self.hold_until, self.hushed, self.notifier.next()].into_iter().flatten().min()
     }
 
     fn publish(&mut self) {
@@ -407,13 +429,30 @@ impl Engine {
         }
     }
 
-    /// What came together is published and written down once: a hundred ends cost one look at the whole, not a hundred.
-    fn on_messages(&mut self, first: Msg) {
-        self.on_message(first);
-        for _ in 0..FACTS_MAX {
-            let Ok(msg) = self.rx.try_recv() else { break };
-            self.on_message(msg);
+    /// What comes within [`GATHER`] is published and written down once: a hundred ends cost one look at the whole, not a hundred.
+    async fn gather(&mut self, first: Msg) {
+        let (began, mut next) = (Instant::now(), Some(first));
+        while let Some(msg) = next.take() {
+            self.on_messages(msg);
+            // The first turn of the others finds what the kernel has to say, the second takes it to us.
+            for _ in 0..2 {
+                tokio::task::yield_now().await;
+            }
+            next = if began.elapsed() < GATHER { self.rx.try_recv().ok() } else { None };
         }
+        self.hushed = Some(self.told + TELL_EVERY);
+    }
+
+    fn on_messages(&mut self, first: Msg) {
+        let mut ended = Vec::new();
+        let more = std::iter::from_fn(|| self.rx.try_recv().ok()).take(FACTS_MAX);
+        for msg in std::iter::once(first).chain(more).collect::<Vec<_>>() {
+            match msg {
+                Msg::Ended(name, generation) => ended.push((name, generation)),
+                other => self.on_message(other),
+            }
+        }
+        self.on_ends(ended);
         // What follows from an end is due now, before anything is told or written down about it.
         let actions = self.table.tick(self.now());
         self.perform(actions);
@@ -424,7 +463,7 @@ impl Engine {
             Msg::Fact(name, generation, fact) => self.table.hear(self.now(), name, generation, fact),
             Msg::Tried(outcome) => self.tried(outcome),
             Msg::Quiesced(op, report, done) => self.table.quiesced(self.now(), op, report, done),
-            Msg::Ended(name, generation) => self.on_end(name, generation),
+            Msg::Ended(name, generation) => self.on_ends(vec![(name, generation)]),
             Msg::Loaded(loaded) => self.loaded(loaded),
             Msg::CallerLeft(op) => self.caller_left(op),
         }

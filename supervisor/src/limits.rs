@@ -79,6 +79,12 @@ pub const LOG_LOOK_EVERY: Duration = Duration::from_secs(10);
 pub const COMMANDS_MAX: usize = 64;
 /// Facts on their way from the watching tasks to the engine; a task waits when it is full.
 pub const FACTS_MAX: usize = 1024;
+/// Pause after an end until its number is let go: while more of them come, other things come first.
+pub const BURY_DELAY: Duration = Duration::from_millis(10);
+/// Facts that come within this time are one piece of news.
+pub const GATHER: Duration = Duration::from_millis(2);
+/// Pause between two pieces of news to the watchers, of which there may be many in a start or stop.
+pub const TELL_EVERY: Duration = Duration::from_millis(1);
 /// Events of one operation kept for a slow reader; then it is dropped, the operation goes on.
 pub const OP_EVENTS_MAX: usize = 1024;
 /// Operations that wait for others; more are refused (75).

@@ -17,7 +17,7 @@ pub fn become_parent() -> std::io::Result<()> {
 }
 
 /// Our children that `known` does not know.
-fn strangers(known: impl Fn(u32) -> bool) -> Vec<u32> {
+pub fn strangers(known: impl Fn(u32) -> bool) -> Vec<u32> {
     let mut found = Vec::new();
     for thread in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let list = proc::from(&format!("{}/children", thread.path().display())).unwrap_or_default();
@@ -27,15 +27,15 @@ fn strangers(known: impl Fn(u32) -> bool) -> Vec<u32> {
     found
 }
 
-/// Orphans that a daemon with this number and marker left behind: of its session, or with its marker. They are our children and unreaped, so
-/// their numbers are their own.
+/// Those of `strangers` that a daemon with this number and marker left behind: of its session, or with its marker. They are our children and
+/// unreaped, so their numbers are their own.
 #[must_use]
-pub fn left_by(leader: u32, identity: &str, known: impl Fn(u32) -> bool) -> Vec<u32> {
+pub fn left_by(leader: u32, identity: &str, strangers: &[u32]) -> Vec<u32> {
     let left = |pid: &u32| match state_and_session(*pid) {
         Some(('Z' | 'X', _)) | None => false,
         Some((_, session)) => session == leader || adopt::carries(*pid, identity),
     };
-    strangers(known).into_iter().filter(left).collect()
+    strangers.iter().copied().filter(left).collect()
 }
 
 /// SIGKILL to each.

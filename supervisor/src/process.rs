@@ -75,7 +75,7 @@ impl Process {
     /// The runtime refuses the descriptor.
     ///
     /// # Cancel safety
-    /// Nothing is lost: the end stays visible until [`Self::reap`].
+    /// Nothing is lost: the end stays visible until [`Self::bury`].
     pub async fn ended(&self) -> io::Result<()> {
         let watched = sys::readable(self.pidfd.as_fd())?;
         watched.readable().await.map(|mut guard| guard.retain_ready())?;
@@ -119,7 +119,7 @@ impl Process {
         }
     }
 
-    /// Its control group where there is one. Else: our own leader is unreaped (only [`Self::reap`] does that, and it consumes), so its number
+    /// Its control group where there is one. Else: our own leader is unreaped (only [`Self::bury`] does that, and it consumes), so its number
     /// still names its own group and no other; the number of an adopted one may be another's, its processes are found by their marker.
     fn kill_group(&self) {
         if let Some(leaf) = &self.leaf {
@@ -139,10 +139,10 @@ impl Process {
         }
     }
 
-    /// Kills what it left behind and says how many there were. To be called after [`Self::ended`], until it says 0: only then the slot is
-    /// free. `known`: our children that somebody watches.
+    /// Kills what it left behind, as far as control group, process group or marker tell; says how many there were where that can be counted.
+    /// To be called after [`Self::ended`].
     #[must_use]
-    pub fn clear(&self, known: impl Fn(u32) -> bool) -> usize {
+    pub fn sweep(&self) -> usize {
         if let Some(leaf) = self.leaf.as_ref().filter(|l| l.populated()) {
             let count = leaf.processes().max(1);
             self.kill_group();
@@ -154,7 +154,17 @@ impl Process {
         if self.leaf.is_none() {
             self.kill_group();
         }
-        let left = orphans::left_by(self.number(), &self.identity, known);
+        0
+    }
+
+    /// Kills those of `strangers` that it left behind, and says how many. They are our children that nobody watches, listed after
+    /// [`Self::sweep`]. Only when both say 0 the slot is free.
+    #[must_use]
+    pub fn clear(&self, strangers: &[u32]) -> usize {
+        if !self.child {
+            return 0;
+        }
+        let left = orphans::left_by(self.number(), &self.identity, strangers);
         orphans::kill(&left);
         left.len()
     }
@@ -166,9 +176,9 @@ impl Process {
         matches!(status, Ok(Some(status)) if status.stopped())
     }
 
-    /// Takes its exit status. To be called after [`Self::clear`].
+    /// How it ended. To be called after [`Self::clear`]. A child stays a zombie until [`Self::bury`].
     #[must_use]
-    pub fn reap(self) -> Exit {
+    pub fn exit(&self) -> Exit {
         let exit = self.exit_status();
         let starved = self.leaf.as_ref().is_some_and(|leaf| leaf.oom_kills() > 0);
         if let Some(Err(err)) = self.leaf.as_ref().map(|leaf| leaf.remove()) {
@@ -177,11 +187,20 @@ impl Process {
         named(exit, starved)
     }
 
+    /// Lets go of its number. The kernel takes up to 50 µs to drop what it had cached of it: a successor need not wait for that.
+    pub fn bury(self) {
+        if self.child
+            && let Err(err) = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+        {
+            tracing::debug!(%err, identity = &*self.identity, "buried by somebody else");
+        }
+    }
+
     fn exit_status(&self) -> Exit {
         if !self.child {
             return self.status_of_another().unwrap_or(Exit::Unknown);
         }
-        match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT) {
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Exit::Code(code),
                 (None, Some(signal)) => Exit::Signal { signal, core: status.dumped() },

@@ -44,7 +44,7 @@ impl Shared {
             epoch: snapshot.epoch,
             config_hash: snapshot.config_hash.clone(),
             instances: snapshot.instances.iter().filter(wanted).map(|v| self.instance(snapshot, v, age)).collect(),
-            timing: snapshot.timing.clone(),
+            timing: snapshot.timing.as_ref().map(Timing::to_proto),
             addresses: snapshot.addresses.clone(),
             data_dir: self.config.data_dir.display().to_string(),
             runtime_dir: self.config.runtime_dir.display().to_string(),
@@ -125,8 +125,8 @@ impl Shared {
 pub(super) fn starts(snapshot: &Snapshot) -> Vec<pb::Timing> {
     let mut starts: Vec<pb::Timing> = snapshot.starts.iter().map(Timing::to_proto).collect();
     // One of single daemons is not among them; before the first one of this supervisor there are those of its predecessors.
-    if let Some(last) = snapshot.timing.as_ref().filter(|last| starts.first() != Some(last)) {
-        starts.insert(0, last.clone());
+    if let Some(last) = snapshot.timing.as_ref().map(Timing::to_proto).filter(|last| starts.first() != Some(last)) {
+        starts.insert(0, last);
     }
     starts
 }
@@ -193,7 +193,7 @@ mod tests {
         let start = |ms| Timing { total: Duration::from_millis(ms), ..Timing::default() };
         let table = Table::new(Spec::standard(Duration::from_secs(1)), BTreeMap::new(), 0, 1);
         let snapshot = |last: Option<u64>, kept: &[u64]| Snapshot {
-            timing: last.map(|ms| start(ms).to_proto()),
+            timing: last.map(start),
             starts: Arc::new(kept.iter().map(|ms| start(*ms)).collect()),
             ..Snapshot::of(&table, Duration::ZERO)
         };

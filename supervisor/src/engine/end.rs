@@ -8,8 +8,9 @@ use wk_types::{Daemon, InstanceName};
 
 use super::{Engine, Msg, spare_fds};
 use crate::leftovers::Patience;
-use crate::limits::{FDS_PER_INSTANCE, KILL_GRACE, SPARE_FDS};
+use crate::limits::{BURY_DELAY, FDS_PER_INSTANCE, KILL_GRACE, SPARE_FDS};
 use crate::notify::Passed;
+use crate::process::Process;
 use crate::table::{Fact, Refusal};
 use crate::{adopt, orphans};
 
@@ -17,12 +18,22 @@ use crate::{adopt, orphans};
 const LOOK: Duration = Duration::from_millis(1);
 
 impl Engine {
-    /// The slot is free when nothing of its last generation lives.
-    pub(super) fn on_end(&mut self, name: InstanceName, generation: u64) {
-        let Some(child) = self.children.get(&name).filter(|c| c.generation == generation) else { return };
+    /// Of those that ended together: one look at what they left.
+    pub(super) fn on_ends(&mut self, mut ended: Vec<(InstanceName, u64)>) {
+        let of = |this: &Self, (name, generation): &(InstanceName, u64)| this.children.get(name).is_some_and(|c| c.generation == *generation);
+        ended.retain(|end| of(self, end));
+        let swept: Vec<usize> = ended.iter().filter_map(|(name, _)| self.children.get(name)).map(|c| c.process.sweep()).collect();
         let known = self.known();
-        let left = child.process.clear(|pid| known.contains(&pid));
+        let strangers = if ended.is_empty() { Vec::new() } else { orphans::strangers(|pid| known.contains(&pid)) };
+        for ((name, generation), swept) in ended.into_iter().zip(swept) {
+            self.on_end(name, generation, swept, &strangers);
+        }
+    }
+
+    /// The slot is free when nothing of its last generation lives.
+    fn on_end(&mut self, name: InstanceName, generation: u64, swept: usize, strangers: &[u32]) {
         let Some(child) = self.children.get_mut(&name) else { return };
+        let left = if swept > 0 { swept } else { child.process.clear(strangers) };
         let first = child.ended.is_none();
         let since = *child.ended.get_or_insert_with(Instant::now);
         if left > 0 && since.elapsed() < KILL_GRACE {
@@ -40,15 +51,22 @@ impl Engine {
             tracing::error!(%name, left, "left behind and not killable");
         }
         let Some(child) = self.children.remove(&name) else { return };
-        let exit = child.process.reap();
+        let exit = child.process.exit();
+        self.dead.push(child.process);
+        self.bury_at = Some(Instant::now() + BURY_DELAY);
         self.notifier.forget(&Passed::child_name(name));
         self.spare.extend(spare_fds(SPARE_FDS - self.spare.len()));
         self.table.hear(self.now(), name, generation, Fact::Exited(exit));
     }
 
-    /// Children whose end somebody waits for.
+    /// Lets go of the dead, once no more of them come.
+    pub(super) fn bury(&mut self) {
+        self.dead.drain(..).for_each(Process::bury);
+    }
+
+    /// Children whose end somebody waits for, or has seen.
     pub(super) fn known(&self) -> HashSet<u32> {
-        self.children.values().map(|c| c.process.number()).chain(self.trial.as_ref().map(|(trial, _)| *trial)).collect()
+        self.children.values().map(|c| &c.process).chain(&self.dead).map(Process::number).chain(self.trial.as_ref().map(|(trial, _)| *trial)).collect()
     }
 
     /// Nothing that our daemons started outlives us.

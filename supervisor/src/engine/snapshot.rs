@@ -24,7 +24,7 @@ pub struct Snapshot {
     /// All instances.
     pub instances: Vec<InstanceView>,
     /// Last completed start.
-    pub timing: Option<pb::Timing>,
+    pub timing: Option<Timing>,
     /// Public addresses.
     pub addresses: Vec<String>,
     /// Operations that run, wait or ended lately.
@@ -50,7 +50,7 @@ impl Snapshot {
             admitted: table.admitted(),
             epoch: table.epoch(),
             instances: table.views(now),
-            timing: table.timing().map(Timing::to_proto),
+            timing: table.timing().cloned(),
             addresses: Vec::new(),
             ops: Vec::new(),
             overrides: Vec::new(),

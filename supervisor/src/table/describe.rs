@@ -307,15 +307,19 @@ impl Table {
     }
 
     fn why_waiting(&self, now: Time, name: InstanceName) -> String {
-        let missing: Vec<&Instance> = self.missing(now, name).collect();
-        if let Some((failed, cause)) = missing.iter().find_map(|i| match &i.rest {
-            Rest::Failed(cause) => Some((i.name, cause)),
-            _ => None,
-        }) {
-            return format!("{failed} failed: {cause}");
+        let (mut list, mut more) = (Vec::new(), 0);
+        for instance in self.missing(now, name) {
+            match &instance.rest {
+                Rest::Failed(cause) => return format!("{} failed: {cause}", instance.name),
+                _ if list.len() < AWAY_SHOWN => list.push(instance.name.to_string()),
+                _ => more += 1,
+            }
         }
-        let list: Vec<String> = missing.iter().map(|i| i.name.to_string()).collect();
-        format!("waits for {}", if list.is_empty() { "its turn".into() } else { list.join(", ") })
+        match more {
+            _ if list.is_empty() => "waits for its turn".into(),
+            0 => format!("waits for {}", list.join(", ")),
+            _ => format!("waits for {} and {more} more", list.join(", ")),
+        }
     }
 
     /// From an instance down to what is at fault, each with its reason.
@@ -337,25 +341,25 @@ impl Table {
     /// The table for [`node::node_table_server::NodeTable`]; `socket` names the sockets of a generation.
     pub fn node_table(&self, now: Time, node_id: u32, socket: impl Fn(InstanceName, u64) -> (String, String)) -> node::Table {
         let socket = &socket;
-        // Neighbours hear its own word: that something else is away they see in that one's row.
-        let own = |v: InstanceView| match v.state {
-            State::Degraded if self.instances.get(&v.name).is_some_and(Instance::ready) => InstanceView { state: State::Ready, ..v },
-            _ => v,
-        };
-        let views = self.views(now).into_iter().filter(|v| v.generation > 0 && (v.wanted || v.pid != 0)).map(own);
-        let rows = views.flat_map(|v| {
-            let (_, health_socket) = socket(v.name, v.generation);
-            self.spec.housed(v.name.daemon).map(move |daemon| {
-                let name = InstanceName { daemon, ..v.name };
-                let (link_socket, _) = socket(name, v.generation);
+        let shown = |i: &&Instance| i.generation > 0 && (i.run.is_some() || self.wanted(i.name));
+        let rows = self.instances.values().filter(shown).flat_map(|i| {
+            // Neighbours hear its own word: that something else is away they see in that one's row.
+            let state = match self.state(now, i) {
+                State::Degraded if i.ready() => State::Ready,
+                state => state,
+            };
+            let (pid, incarnation) = i.run.as_ref().map_or((0, i.last_incarnation), |r| (r.pid, r.incarnation));
+            let (link_socket, health_socket) = socket(i.name, i.generation);
+            self.spec.housed(i.name.daemon).map(move |daemon| {
+                let name = InstanceName { daemon, ..i.name };
                 node::Instance {
                     name: name.to_string(),
-                    generation: v.generation,
-                    incarnation: v.incarnation,
-                    state: v.state.to_proto().into(),
-                    link_socket,
+                    generation: i.generation,
+                    incarnation,
+                    state: state.to_proto().into(),
+                    link_socket: if name == i.name { link_socket.clone() } else { socket(name, i.generation).0 },
                     health_socket: health_socket.clone(),
-                    pid: v.pid,
+                    pid,
                 }
             })
         });

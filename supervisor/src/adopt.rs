@@ -252,7 +252,8 @@ fn has_args(pid: u32, args: &[String]) -> bool {
 fn await_intents(dir: &Path, intents: &[Intent]) {
     let until = Instant::now() + INTENT_WAIT;
     for intent in intents {
-        let shown = || Census::take().of(dir).any(|s| s.marker.name.to_string() == intent.name && s.marker.incarnation == intent.incarnation);
+        let shown =
+            || Census::take().of(dir).any(|s| s.marker.name.to_string() == intent.name && s.marker.incarnation == intent.incarnation);
         while lock_is_held(&dir.join("l").join(format!("{}.lock", intent.name))) && !shown() && Instant::now() < until {
             std::thread::park_timeout(INTENT_WAIT / 100);
         }

@@ -138,6 +138,8 @@ pub struct Engine {
     overrides: Overrides,
     /// What each daemon reads of the configuration, and what each generation was started with.
     fingerprints: BTreeMap<Daemon, u64>,
+    /// When all are asked whether they live; begun with the first child.
+    rounds: Option<watch::Receiver<tokio::time::Instant>>,
     quiesce: JoinSet<()>,
     /// Waits for callers that their operations are not to outlive.
     watchers: JoinSet<()>,
@@ -230,6 +232,7 @@ impl Engine {
             fingerprints: crate::reload::fingerprints(&config.json),
             config,
             sealed: None,
+            rounds: None,
             quiesce: JoinSet::new(),
             watchers: JoinSet::new(),
             began,
@@ -373,7 +376,10 @@ impl Engine {
         let refresh = moving.then(|| Instant::now() + REFRESH);
         let due = self.table.next_deadline().map(|at| self.began + at);
         let again = self.first.as_ref().and_then(|f| f.again_at);
-        [refresh, due, again, self.look_at, self.bury_at, self.tidy_at, self.hold_until, self.hushed, self.notifier.next()].into_iter().flatten().min()
+        [refresh, due, again, self.look_at, self.bury_at, self.tidy_at, self.hold_until, self.hushed, self.notifier.next()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn publish(&mut self) {

@@ -166,7 +166,7 @@ pub const WORK_WINDOW: Duration = Duration::from_millis(2500);
 pub const START_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// A cluster daemon that flushes and flushes is killed after this time.
 pub const HARD_STOP: Duration = Duration::from_secs(300);
-/// Period in which the sockets of the runtime folder are looked for.
-pub const MEND_EVERY: Duration = Duration::from_secs(5);
+/// Period in which the sockets of the runtime folder are looked for: together with the logs, so that an idle control thread wakes once.
+pub const MEND_EVERY: Duration = LOG_LOOK_EVERY;
 /// Pause after an accept that failed, for want of descriptors mostly.
 pub const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;
 use tonic::Code;
@@ -92,14 +93,30 @@ fn round_after(zero: Instant, at: Instant) -> Instant {
     zero + LIVE_EVERY * u32::try_from(rounds + 1).unwrap_or(u32::MAX)
 }
 
-/// Asks `wk.live` every ten seconds and tells of each miss, and of the first answer after one. Never returns.
-pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, zero: Instant, counters: Arc<Counters>) {
+/// Begins the rounds in which all daemons are asked: one timer for all of them. Ends with the last of its listeners.
+pub(crate) fn rounds(zero: Instant) -> watch::Receiver<Instant> {
+    let (begin, round) = watch::channel(zero);
+    tokio::spawn(async move {
+        while !begin.is_closed() {
+            let due = round_after(zero, Instant::now());
+            tokio::time::sleep_until(due).await;
+            begin.send_replace(due);
+        }
+    });
+    round
+}
+
+/// Asks `wk.live` in each round and tells of each miss, and of the first answer after one. Never returns.
+pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, mut rounds: watch::Receiver<Instant>, counters: Arc<Counters>) {
     // Who has just begun is asked after ten seconds at the earliest.
-    let mut due = round_after(zero, Instant::now() + LIVE_EVERY - Duration::from_nanos(1));
+    let first = Instant::now() + LIVE_EVERY;
     // A predecessor may have counted some.
     let mut missed = true;
-    loop {
-        tokio::time::sleep_until(due).await;
+    while rounds.changed().await.is_ok() {
+        let due = *rounds.borrow_and_update();
+        if due < first {
+            continue;
+        }
         // We were late ourselves (host stalled, machine suspended): a miss would say nothing about the daemon.
         let lag = due.elapsed();
         let late = lag > LIVE_TIMEOUT;
@@ -113,8 +130,8 @@ pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, zero: In
             missed = !alive;
             facts.send(Fact::Alive(alive)).await;
         }
-        due = round_after(zero, Instant::now());
     }
+    std::future::pending().await
 }
 
 /// Two checks of one second each; one answer is enough.

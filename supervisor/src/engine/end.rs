@@ -20,7 +20,8 @@ const LOOK: Duration = Duration::from_millis(1);
 impl Engine {
     /// Of those that ended together: one look at what they left.
     pub(super) fn on_ends(&mut self, mut ended: Vec<(InstanceName, u64)>) {
-        let of = |this: &Self, (name, generation): &(InstanceName, u64)| this.children.get(name).is_some_and(|c| c.generation == *generation);
+        let of =
+            |this: &Self, (name, generation): &(InstanceName, u64)| this.children.get(name).is_some_and(|c| c.generation == *generation);
         ended.retain(|end| of(self, end));
         let swept: Vec<usize> = ended.iter().filter_map(|(name, _)| self.children.get(name)).map(|c| c.process.sweep()).collect();
         let known = self.known();
@@ -66,7 +67,13 @@ impl Engine {
 
     /// Children whose end somebody waits for, or has seen.
     pub(super) fn known(&self) -> HashSet<u32> {
-        self.children.values().map(|c| &c.process).chain(&self.dead).map(Process::number).chain(self.trial.as_ref().map(|(trial, _)| *trial)).collect()
+        self.children
+            .values()
+            .map(|c| &c.process)
+            .chain(&self.dead)
+            .map(Process::number)
+            .chain(self.trial.as_ref().map(|(trial, _)| *trial))
+            .collect()
     }
 
     /// Nothing that our daemons started outlives us.

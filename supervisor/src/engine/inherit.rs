@@ -129,7 +129,8 @@ impl Engine {
         let process = process.within(leaf);
         let mut tasks = JoinSet::new();
         tasks.spawn(ready::watch(channel.clone(), identity, facts.clone(), up));
-        tasks.spawn(ready::live(channel.clone(), facts, pid, self.began.into(), self.counters.clone()));
+        let rounds = self.rounds.get_or_insert_with(|| ready::rounds(self.began.into())).clone();
+        tasks.spawn(ready::live(channel.clone(), facts, pid, rounds, self.counters.clone()));
         tasks.spawn(ended(process.clone(), self.tx.clone(), name, generation));
         self.notifier.store(&Passed::child_name(name), process.pidfd());
         self.children.insert(name, Child { generation, process, start_time, channel, tasks, ended: None });

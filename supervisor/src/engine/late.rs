@@ -20,7 +20,7 @@ async fn row_14_a_check_that_we_were_late_for_does_not_count() {
     let began = Instant::now();
     let nobody = wk_rpc::dial_lazy(dir.path().join("nobody.sock"));
     let counters = Arc::new(Counters::default());
-    let live = tokio::spawn(crate::ready::live(nobody, facts, std::process::id(), began, counters.clone()));
+    let live = tokio::spawn(crate::ready::live(nobody, facts, std::process::id(), crate::ready::rounds(began), counters.clone()));
     tokio::task::yield_now().await;
     let stall = LIVE_EVERY + LIVE_TIMEOUT * 2;
     tokio::time::advance(stall).await;

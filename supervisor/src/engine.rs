@@ -359,8 +359,8 @@ impl Engine {
             let actions = self.table.tick(self.now());
             self.perform(actions);
         }
-        // In a burst of news the watchers hear of it now and then, whoever commands sees at once what came of it.
-        if self.hushed.is_some_and(|until| Instant::now() < until) {
+        // In a burst of news the watchers hear of it now and then; at once of what a command did, and of the last of it.
+        if self.exit.is_none() && self.hushed.is_some_and(|until| Instant::now() < until) {
             return;
         }
         (self.hushed, self.told) = (None, Instant::now());

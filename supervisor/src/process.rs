@@ -299,7 +299,14 @@ fn stat_fields(stat: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
+
     use super::*;
+
+    fn shell(script: &CStr, group: Option<fs::File>) -> sys::Program {
+        let (path, args) = (c"/bin/sh".into(), [c"sh", c"-c", script].map(CStr::to_owned).into());
+        sys::Program { path, args, env: Vec::new(), fds: Vec::new(), group, files_max: None, oom_score: 0, dies_with: None }
+    }
 
     #[test]
     fn reads_our_own_numbers() {
@@ -316,16 +323,7 @@ mod tests {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let room = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
         rustix::io::write(&writer, &vec![b'x'; room]).unwrap();
-        let program = sys::Program {
-            path: c"/bin/true".into(),
-            args: vec![c"true".into()],
-            env: Vec::new(),
-            fds: Vec::new(),
-            group: Some(OwnedFd::from(writer).into()),
-            files_max: None,
-            oom_score: 0,
-            dies_with: None,
-        };
+        let program = shell(c"exit 0", Some(OwnedFd::from(writer).into()));
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let bearer = std::thread::spawn(move || {
             tell.send(nix::unistd::gettid().as_raw().unsigned_abs()).unwrap();
@@ -341,6 +339,17 @@ mod tests {
         let handle = bearer.join().unwrap().unwrap();
         waitid(WaitId::PidFd(handle.as_fd()), WaitIdOptions::EXITED).unwrap();
         assert!(!waits(me, thread), "it is gone");
+    }
+
+    #[test]
+    fn its_number_is_its_own_until_it_is_buried() {
+        let (pid, handle) = shell(c"exit 7", None).launch().unwrap();
+        let process = Process::new(pid, handle, "api@0/1/1");
+        waitid(WaitId::PidFd(process.pidfd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        assert_eq!([process.exit(), process.exit()], [Exit::Code(7); 2]);
+        assert_eq!(state_and_session(process.number()).map(|(state, _)| state), Some('Z'));
+        process.bury();
+        assert_eq!(waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).unwrap_err(), rustix::io::Errno::CHILD);
     }
 
     #[test]

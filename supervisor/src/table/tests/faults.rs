@@ -3,6 +3,15 @@
 use super::*;
 
 #[test]
+fn who_waits_for_many_names_three() {
+    let mut world = World::new();
+    world.mute.push(at(Daemon::Cluster));
+    world.start();
+    let why = world.table.view(world.now, at(Daemon::PluginHost)).unwrap().why;
+    assert_eq!(why, "waits for cluster@0, gateway@0, api@0 and 3 more");
+}
+
+#[test]
 fn a_silent_part_holds_its_dependants_back_and_fails_the_start_at_its_timeout() {
     let mut world = World::new();
     world.mute.push(at(Daemon::Gateway));

@@ -453,10 +453,7 @@ impl Engine {
         let mut ended = Vec::new();
         let more = std::iter::from_fn(|| self.rx.try_recv().ok()).take(FACTS_MAX);
         for msg in std::iter::once(first).chain(more).collect::<Vec<_>>() {
-            match msg {
-                Msg::Ended(name, generation) => ended.push((name, generation)),
-                other => self.on_message(other),
-            }
+            self.on_message(msg, &mut ended);
         }
         self.on_ends(ended);
         // What follows from an end is due now, before anything is told or written down about it.
@@ -464,12 +461,13 @@ impl Engine {
         self.perform(actions);
     }
 
-    fn on_message(&mut self, msg: Msg) {
+    /// Ends are put together: one look at what they left serves them all.
+    fn on_message(&mut self, msg: Msg, ended: &mut Vec<(InstanceName, u64)>) {
         match msg {
             Msg::Fact(name, generation, fact) => self.table.hear(self.now(), name, generation, fact),
             Msg::Tried(outcome) => self.tried(outcome),
             Msg::Quiesced(op, report, done) => self.table.quiesced(self.now(), op, report, done),
-            Msg::Ended(name, generation) => self.on_ends(vec![(name, generation)]),
+            Msg::Ended(name, generation) => ended.push((name, generation)),
             Msg::Loaded(loaded) => self.loaded(loaded),
             Msg::CallerLeft(op) => self.caller_left(op),
         }

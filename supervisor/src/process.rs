@@ -176,7 +176,7 @@ impl Process {
         matches!(status, Ok(Some(status)) if status.stopped())
     }
 
-    /// How it ended. To be called after [`Self::clear`]. A child stays a zombie until [`Self::bury`].
+    /// How it ended; its empty control group is removed. To be called after [`Self::clear`]. A child stays a zombie until [`Self::bury`].
     #[must_use]
     pub fn exit(&self) -> Exit {
         let exit = self.exit_status();

@@ -20,12 +20,13 @@ const LOOK: Duration = Duration::from_millis(1);
 impl Engine {
     /// Of those that ended together: one look at what they left.
     pub(super) fn on_ends(&mut self, mut ended: Vec<(InstanceName, u64)>) {
-        let of =
-            |this: &Self, (name, generation): &(InstanceName, u64)| this.children.get(name).is_some_and(|c| c.generation == *generation);
-        ended.retain(|end| of(self, end));
+        ended.retain(|(name, generation)| self.children.get(name).is_some_and(|c| c.generation == *generation));
+        if ended.is_empty() {
+            return;
+        }
         let swept: Vec<usize> = ended.iter().filter_map(|(name, _)| self.children.get(name)).map(|c| c.process.sweep()).collect();
         let known = self.known();
-        let strangers = if ended.is_empty() { Vec::new() } else { orphans::strangers(|pid| known.contains(&pid)) };
+        let strangers = orphans::strangers(|pid| known.contains(&pid));
         for ((name, generation), swept) in ended.into_iter().zip(swept) {
             self.on_end(name, generation, swept, &strangers);
         }

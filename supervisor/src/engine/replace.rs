@@ -89,6 +89,8 @@ impl Engine {
     }
 
     fn exec(&mut self) -> io::Error {
+        // The next binary does not know them.
+        self.bury();
         self.record();
         self.console.flush();
         let exec = || {

@@ -156,6 +156,15 @@ struct Inner {
     counters: Arc<Counters>,
 }
 
+impl Inner {
+    /// Sends what waits for the journal. Returns whether some still does.
+    fn send_waiting(&mut self) -> bool {
+        let Some(journal) = &mut self.journal else { return false };
+        self.counters.journal_dropped.inc_by(journal.send());
+        journal.is_behind()
+    }
+}
+
 impl Hub {
     /// Opens the file in this folder and reads back what is at its end.
     #[must_use]
@@ -204,21 +213,22 @@ impl Hub {
             if !inner.file.as_mut().is_some_and(|f| f.write(&event)) {
                 inner.counters.events_unwritten.inc();
             }
-            if inner.journal.as_ref().is_some_and(|j| !j.write(&event)) {
-                inner.counters.journal_dropped.inc();
+            if let Some(journal) = &mut inner.journal {
+                inner.counters.journal_dropped.inc_by(journal.write(event.clone()));
             }
             // Nobody listens: nobody misses it.
             drop(self.news.send(event));
         }
     }
 
-    /// Writes what has been held back long enough, or everything. Returns when to be called again.
+    /// Writes what has been held back long enough, or everything, and what the journal had no room for. Returns when to be called again.
     fn settle(&self, all: bool) -> Option<Instant> {
         let mut inner = self.inner.lock().ok()?;
         let now = Instant::now();
         let due = if all { inner.fold.rest(now) } else { inner.fold.due(now) };
         self.write(&mut inner, due);
-        inner.fold.next()
+        let retry = inner.send_waiting().then(|| now + journal::RETRY);
+        inner.fold.next().into_iter().chain(retry).min()
     }
 
     /// What is kept and what comes, without a gap between.

@@ -1,17 +1,26 @@
 //! Events as native entries of the systemd journal: fields to filter by, and a message id per kind that the catalog
 //! (`systemd/wukongim.catalog`) explains with `journalctl -x`. Source: systemd.io, "Native Journal Protocol".
 //!
-//! One datagram per event, never waited for: a journal that does not read loses entries, which are counted; the event file has them all.
+//! One datagram per event, never waited for. The kernel keeps few of them for a reader (`net.unix.max_dgram_qlen`, 10 where nobody changed
+//! it), less than one start of a node has events: what finds no room waits here, bounded, and is tried again. What is lost all the same is
+//! counted; the event file has everything.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use wk_config::Env;
 use wk_proto::supervisor::v1 as pb;
 
 use super::KIND_CRASH_LOOP;
+use crate::limits::EVENT_RING;
+
+/// Pause until entries that found no room are tried again. A socket that is sent to by path cannot tell when there is room.
+pub(super) const RETRY: Duration = Duration::from_millis(100);
 
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -86,6 +95,8 @@ fn priority(event: &pb::Event) -> u8 {
 pub struct Journal {
     socket: UnixDatagram,
     path: PathBuf,
+    /// Found no room yet, in order. The ring holds the same events, so they take no memory of their own.
+    waiting: VecDeque<Arc<pb::Event>>,
 }
 
 impl Journal {
@@ -105,13 +116,39 @@ impl Journal {
     fn at(path: PathBuf) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, path })
+        Ok(Self { socket, path, waiting: VecDeque::new() })
     }
 
-    /// Sends one entry. By path, so that a journal that was restarted is found again. False: it was not taken.
+    /// Sends one entry, behind those that wait. Returns how many are lost by it.
     #[must_use]
-    pub fn write(&self, event: &pb::Event) -> bool {
-        self.socket.send_to(&entry(event), &self.path).is_ok()
+    pub fn write(&mut self, event: Arc<pb::Event>) -> u64 {
+        self.waiting.push_back(event);
+        let lost = self.send();
+        let over = self.waiting.len().saturating_sub(EVENT_RING);
+        self.waiting.drain(..over);
+        lost + over as u64
+    }
+
+    /// Sends what waits, as far as there is room. By path, so that a journal that was restarted is found again. Returns how many are lost:
+    /// there is no journal.
+    #[must_use]
+    pub fn send(&mut self) -> u64 {
+        let mut lost = 0;
+        while let Some(event) = self.waiting.front() {
+            match self.socket.send_to(&entry(event), &self.path) {
+                Ok(_) => {}
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => lost += 1,
+            }
+            self.waiting.pop_front();
+        }
+        lost
+    }
+
+    /// Whether entries wait for room.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
     }
 }
 
@@ -269,19 +306,30 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_does_not_read_is_not_waited_for() {
+    fn a_journal_that_does_not_read_is_not_waited_for_and_gets_the_last_entries_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let journal = Journal::open(path.to_str().unwrap(), &Env::from_pairs([("", "")])).unwrap().unwrap();
-        assert!(!journal.write(&event("state", "ready", "")), "nobody is there");
+        let mut journal = Journal::open(path.to_str().unwrap(), &Env::from_pairs([("", "")])).unwrap().unwrap();
+        let numbered = |seq: usize| Arc::new(pb::Event { seq: seq as u64, ..event("state", "ready", "") });
+        assert_eq!((journal.write(numbered(1)), journal.is_behind()), (1, false), "nobody is there");
         let reader = UnixDatagram::bind(&path).unwrap();
-        let mut taken = 0;
-        while journal.write(&event("state", "ready", "")) {
-            taken += 1;
+        reader.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while !journal.is_behind() {
+            sent += 1;
+            assert_eq!(journal.write(numbered(sent)), 0);
         }
+        let (taken, last) = (sent - 1, sent + EVENT_RING + 4);
+        let lost: u64 = (sent + 1..=last).map(|seq| journal.write(numbered(seq))).sum();
+        assert_eq!(lost, 5, "one waited before: as many as the ring has places, and five more");
         let mut buffer = [0; 2048];
-        let length = reader.recv(&mut buffer).unwrap();
-        assert!(taken > 0 && String::from_utf8_lossy(&buffer[..length]).contains("WK_TO=ready"));
-        assert!(journal.write(&event("state", "ready", "")), "there is room again");
+        let mut seen = Vec::new();
+        while let Ok(length) = reader.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            seen.extend(text.lines().find_map(|l| l.strip_prefix("WK_SEQ=")).map(|n| n.parse::<usize>().unwrap()));
+            assert_eq!(journal.send(), 0);
+        }
+        assert_eq!(seen, (1..=taken).chain(taken + 6..=last).collect::<Vec<_>>());
+        assert!(!journal.is_behind());
     }
 }

@@ -30,7 +30,7 @@ use crate::rpc::lock::LockService;
 use crate::rpc::{DataService, Dispatch};
 use crate::upkeep::{self, Upkeep};
 
-/// Parts of a node, in the order in which they come up.
+/// Parts of a node. The store comes up first, then the node group, then slot and channel groups together; ids depend on the store alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Both databases are open.
@@ -155,18 +155,19 @@ impl Engine {
             stop: stop.clone(),
         };
         let with_data = opened.log.groups().map_err(OpenError::Read)?;
-        let layout = node_group(config, &parts, &opened.identity).await?;
-        reached(Stage::NodeRaft);
-
-        let shards = Shards::new(parts, layout);
-        shards.open_slots().await?;
-        reached(Stage::SlotRaft);
-        shards.open_channels(&with_data).await?;
-        reached(Stage::ChannelRaft);
-
         let ids = IdService::open(config.node, Ceiling::new(writer.clone(), backend), clock).map_err(OpenError::Read)?;
-        ids.start().await.map_err(OpenError::Ids)?;
-        reached(Stage::Ids);
+        // What does not need another's outcome waits for the device at the same time: one sync carries what is there.
+        let grouped = async {
+            let layout = node_group(config, &parts, &opened.identity).await?;
+            reached(Stage::NodeRaft);
+            let shards = Shards::new(parts, layout);
+            let slots = async { shards.open_slots().await.map(|()| reached(Stage::SlotRaft)) };
+            let channels = async { shards.open_channels(&with_data).await.map(|()| reached(Stage::ChannelRaft)) };
+            tokio::try_join!(slots, channels)?;
+            Ok::<_, OpenError>(shards)
+        };
+        let issuing = async { ids.start().await.map(|()| reached(Stage::Ids)).map_err(OpenError::Ids) };
+        let (shards, ()) = tokio::try_join!(grouped, issuing)?;
 
         let disk_full = Arc::new(AtomicBool::new(false));
         let front = Front::new(shards.clone(), Arc::clone(&disk_full), metrics.clone());
@@ -267,7 +268,8 @@ fn open_databases(config: &Config) -> Result<Opened, OpenError> {
     let options = Options::new(config.cache_bytes).with_faults(crate::fault::faults(config.write_delay));
     let (log, db) = std::thread::scope(|scope| {
         let log = scope.spawn(|| RaftDb::open(&config.raft_folder, &options));
-        (log.join(), DataDb::open(&data_folder, &options))
+        let db = DataDb::open(&data_folder, &options);
+        (log.join(), db)
     });
     let log = log.map_err(|_| OpenError::Threads(std::io::Error::other("a thread that opened a database panicked")))?;
     Ok(Opened { lock, identity, db: db.map_err(OpenError::Store)?, log: log.map_err(OpenError::Store)? })

@@ -11,7 +11,7 @@ use crate::host::Hosting;
 use crate::metrics::Metrics;
 use crate::node::IdentityError;
 
-/// Health names, in the order in which they come up.
+/// Health names.
 const COMPONENTS: [&str; 6] =
     ["wk.cluster.store", "wk.cluster.node_raft", "wk.cluster.slot_raft", "wk.cluster.channel_raft", "wk.cluster.ids", "wk.cluster.ingress"];
 

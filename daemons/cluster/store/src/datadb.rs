@@ -62,7 +62,7 @@ impl DataDb {
     /// [`OpenError`]: folder, lock, corruption, or a key format of another version.
     pub fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
         std::fs::create_dir_all(path).map_err(|source| OpenError::Folder { path: path.into(), source })?;
-        let db = Db::open_cf_descriptors(&engine::data_options(options), path, engine::data_families(options))
+        let db = Db::open_cf_descriptors(&engine::data_options(options, path), path, engine::data_families(options))
             .map_err(|error| OpenError::Engine { path: path.into(), source: error.into() })?;
         let mut write = WriteOptions::default();
         write.disable_wal(true);

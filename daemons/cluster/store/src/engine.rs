@@ -1,10 +1,14 @@
 //! RocksDB options of both databases. Numbers: [`crate::limits`]; reasons: `design/cluster.md` §3.4.
 
+use std::fs::DirEntry;
+use std::path::Path;
+
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, Options as DbOptions, SliceTransform};
 
 use crate::cf::Cf;
 use crate::limits::{
-    DATA_WRITE_BUFFER_BYTES, DATA_WRITE_BUFFERS, RAFT_CACHE_BYTES, RAFT_WAL_BYTES_MAX, RAFT_WRITE_BUFFER_BYTES, RAFT_WRITE_BUFFERS,
+    DATA_WRITE_BUFFER_BYTES, DATA_WRITE_BUFFERS, FILES_PER_OPENING_THREAD, OPENING_THREADS_MAX, RAFT_CACHE_BYTES, RAFT_WAL_BYTES_MAX,
+    RAFT_WRITE_BUFFER_BYTES, RAFT_WRITE_BUFFERS,
 };
 use crate::options::Options;
 
@@ -24,11 +28,24 @@ const ZSTD_WINDOW_BITS: i32 = -14;
 /// Share of a write buffer that its bloom filter takes: about 10 bits for each index row.
 const IDX_MEMTABLE_BLOOM: f64 = 0.02;
 
-fn common(options: &Options) -> DbOptions {
+/// Threads that open the table files of a database of `files` of them. The engine begins as many for every column family, however little they
+/// find to do: ten families and its 16 were 150 threads at each start of a fresh node.
+fn opening_threads(files: usize) -> i32 {
+    i32::try_from(files.div_ceil(FILES_PER_OPENING_THREAD)).unwrap_or(i32::MAX).clamp(1, OPENING_THREADS_MAX)
+}
+
+/// Table files in the folder of a database; a folder that cannot be read is the business of the open that follows.
+fn table_files(path: &Path) -> usize {
+    let is_table = |entry: &DirEntry| entry.path().extension().is_some_and(|e| e == "sst");
+    std::fs::read_dir(path).map_or(0, |entries| entries.filter_map(Result::ok).filter(is_table).count())
+}
+
+fn common(options: &Options, path: &Path) -> DbOptions {
     let mut db = DbOptions::default();
     db.create_if_missing(true);
     db.create_missing_column_families(true);
     db.set_max_background_jobs(options.background_jobs);
+    db.set_max_file_opening_threads(opening_threads(table_files(path)));
     db.set_paranoid_checks(true);
     db.set_write_buffer_manager(&options.buffers);
     db.set_keep_log_file_num(4);
@@ -39,9 +56,9 @@ fn common(options: &Options) -> DbOptions {
     db
 }
 
-/// Database options of `raftdb`.
-pub(crate) fn raft_options(options: &Options) -> DbOptions {
-    let mut db = common(options);
+/// Database options of `raftdb` in folder `path`.
+pub(crate) fn raft_options(options: &Options, path: &Path) -> DbOptions {
+    let mut db = common(options, path);
     db.set_max_total_wal_size(RAFT_WAL_BYTES_MAX);
     db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     db
@@ -65,9 +82,9 @@ pub(crate) fn raft_families() -> Vec<ColumnFamilyDescriptor> {
         .collect()
 }
 
-/// Database options of `datadb`.
-pub(crate) fn data_options(options: &Options) -> DbOptions {
-    let mut db = common(options);
+/// Database options of `datadb` in folder `path`.
+pub(crate) fn data_options(options: &Options, path: &Path) -> DbOptions {
+    let mut db = common(options, path);
     db.set_atomic_flush(true);
     db.set_ratelimiter(options.background_bytes_per_s, 100_000, 10);
     db
@@ -128,4 +145,19 @@ fn family_near(bytes: usize) -> DbOptions {
     let hint = format!("memtable_insert_with_hint_prefix_extractor=rocksdb.CappedPrefix.{bytes}");
     // The text is a constant but for its number, and the library is the one this crate was built with.
     DbOptions::default().get_options_from_string(hint).expect("the engine knows its option")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_files_are_opened_by_one_thread_and_many_by_sixteen() {
+        assert_eq!([0, 1, 32, 33, 512, 513, usize::MAX].map(opening_threads), [1, 1, 1, 2, 16, 16, 16]);
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["000001.sst", "000002.log", "CURRENT", "000003.sst"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!((table_files(dir.path()), table_files(&dir.path().join("none"))), (2, 0));
+    }
 }

@@ -30,6 +30,10 @@ pub const WRITE_BUFFERS_BYTES: usize = 768 << 20;
 pub const RAFT_WAL_BYTES_MAX: u64 = 512 << 20;
 /// Block cache of `raftdb`, bytes.
 pub const RAFT_CACHE_BYTES: usize = 32 << 20;
+/// Table files per thread that opens them at a start.
+pub const FILES_PER_OPENING_THREAD: usize = 32;
+/// Threads that open table files, at most. Source: the engine's own default.
+pub const OPENING_THREADS_MAX: i32 = 16;
 /// Rate of flushes and compactions of `datadb`, bytes per second.
 pub const BACKGROUND_BYTES_PER_S: i64 = 64 << 20;
 /// Flush of `datadb` is asked for after this many bytes written to it.

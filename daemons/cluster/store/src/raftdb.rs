@@ -41,7 +41,7 @@ impl RaftDb {
     /// [`OpenError`]: folder, lock or corruption.
     pub fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
         std::fs::create_dir_all(path).map_err(|source| OpenError::Folder { path: path.into(), source })?;
-        let db = Db::open_cf_descriptors(&engine::raft_options(options), path, engine::raft_families())
+        let db = Db::open_cf_descriptors(&engine::raft_options(options, path), path, engine::raft_families())
             .map_err(|error| OpenError::Engine { path: path.into(), source: error.into() })?;
         Ok(Self { inner: Arc::new(Inner { db, path: path.into(), faults: Arc::clone(&options.faults) }) })
     }

@@ -30,6 +30,7 @@ const CRATES: &[(&str, Layer)] = &[
     ("wk-link", Layer::Frame),
     ("wk-store", Layer::ClusterPart),
     ("wk-raft", Layer::ClusterPart),
+    ("base2histogram", Layer::ClusterPart),
     ("wk-supervisor", Layer::Program),
     ("wk-cluster", Layer::Program),
     ("wk-gateway", Layer::Program),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
@@ -16,9 +16,10 @@ use rustix::process::Signal;
 use super::kernel::{self, now_ns};
 use super::ledger;
 use super::rival::{Rival, Shape};
+use super::trivial;
 
 /// Upper bound of every wait.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks at a file that tells of no change.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -66,12 +67,19 @@ pub(super) struct Field {
     stamps: UnixDatagram,
     supervisor: Child,
     pub(super) children: BTreeMap<String, Alive>,
-    began_ns: u64,
+    pub(super) began_ns: u64,
 }
 
 impl Field {
     /// Starts `program` with its children and waits until all live and, under ours, are ready.
-    pub(super) fn start(rival: Rival, (program, child): (&Path, &Path), shape: Shape) -> anyhow::Result<Self> {
+    pub(super) fn start(rival: Rival, programs: (&Path, &Path), shape: Shape) -> anyhow::Result<Self> {
+        let mut field = Self::begin(rival, programs, shape)?;
+        field.collect(shape.count()).with_context(|| field.story())?;
+        Ok(field)
+    }
+
+    /// The same without waiting for anybody.
+    pub(super) fn begin(rival: Rival, (program, child): (&Path, &Path), shape: Shape) -> anyhow::Result<Self> {
         // In memory, as a runtime folder is, and with a short name, as sockets need one.
         let memory = PathBuf::from("/dev/shm");
         let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
@@ -81,14 +89,16 @@ impl Field {
         // A name of its own: whoever executes it is of this measurement.
         let own = dir.join("child");
         fs::copy(child, &own).with_context(|| format!("copy {}", child.display()))?;
+        if let Shape::Waiting(_) = shape {
+            let waiting = child.with_file_name(trivial::PROGRAM);
+            fs::copy(&waiting, dir.join("trivial")).with_context(|| format!("copy {}", waiting.display()))?;
+        }
         rival.prepare(&dir, &own, shape).with_context(|| format!("prepare {}", rival.name()))?;
         let stamps = UnixDatagram::bind(rival.stamps(&dir).join(".stamps")).context("bind the socket of the stamps")?;
         stamps.set_read_timeout(Some(PATIENCE))?;
         let began_ns = now_ns();
         let supervisor = spawn(rival.command(program, &dir), &dir)?;
-        let mut field = Self { rival, dir, program: program.to_owned(), stamps, supervisor, children: BTreeMap::new(), began_ns };
-        field.collect(shape.count()).with_context(|| field.story())?;
-        Ok(field)
+        Ok(Self { rival, dir, program: program.to_owned(), stamps, supervisor, children: BTreeMap::new(), began_ns })
     }
 
     fn collect(&mut self, count: usize) -> anyhow::Result<()> {
@@ -268,12 +278,22 @@ pub(super) fn asked(order: Child) -> anyhow::Result<u64> {
     String::from_utf8_lossy(&output.stdout).trim().parse().context("no time")
 }
 
+/// When it asked, once it was heard; it is not waited for.
+pub(super) fn heard(mut order: Child) -> anyhow::Result<u64> {
+    let mut line = String::new();
+    BufReader::new(order.stdout.take().context("the output of an order is ours")?).read_line(&mut line)?;
+    order.kill()?;
+    order.wait()?;
+    line.trim().parse().context("the supervisor refused")
+}
+
 fn spawn(mut command: Command, dir: &Path) -> anyhow::Result<Child> {
     let log = File::options().create(true).append(true).open(dir.join("supervisor.out"))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().with_context(|| format!("run {command:?}"))
 }
 
-fn ms(from_ns: u64, to_ns: u64) -> f64 {
+/// Between two stamps.
+pub(super) fn ms(from_ns: u64, to_ns: u64) -> f64 {
     crate::bench::report::as_f64(to_ns.saturating_sub(from_ns)) / 1e6
 }
 

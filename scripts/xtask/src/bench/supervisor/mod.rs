@@ -1,7 +1,8 @@
 //! `cargo xtask bench supervisor`: ours beside what is installed of s6, runit, supervisord and dinit (issue 4, "What must be shown").
 //!
 //! All run the same child program, whose first act is a stamp of the time. Under ours it is a daemon that gets ready; under the others,
-//! which know nothing of that, it is a process that waits. Runs alternate between the supervisors, so that a busy machine is busy for all.
+//! which know nothing of that, it is a process that waits. What the issue asks of "trivial children" is also measured with a program that
+//! does nothing but wait, as `design/supervisor.md` did ([`trivial`]). Runs alternate between the supervisors, so that a busy machine is busy for all.
 //! Start: from the exec of the supervisor to the first instruction of the last child. Stop: from the signal to the supervisor until no child
 //! lives. Memory and CPU: all processes of the supervisor, without the children.
 //!
@@ -12,6 +13,7 @@ mod kernel;
 mod ledger;
 mod rival;
 mod table;
+mod trivial;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -34,7 +36,7 @@ const SIZES: [usize; 2] = [10, 100];
 const RESTARTS: usize = 40;
 /// How long they may take: several supervisors wait a second before each.
 const RESTARTS_WITHIN: Duration = Duration::from_secs(8);
-/// Starts and stops with many children in one run.
+/// Starts and stops with many children, or by a supervisor that stays, in one run.
 const LARGE_STARTS: usize = 3;
 /// Several supervisors treat what lived shorter than a second as a failed start.
 const SETTLE: Duration = Duration::from_millis(1_200);
@@ -95,7 +97,9 @@ pub(super) fn programs(root: &Path) -> anyhow::Result<PathBuf> {
         whole.extend(["-C", &first, "-C", "link-arg=-Wl,--entry=first"]);
     }
     cargo(&[&["rustc", "--release", "--package", "wk-bench-child", "--"][..], &whole[..]].concat())?;
-    Ok(crate::build::folder(root, true))
+    let bin = crate::build::folder(root, true);
+    trivial::build(root, &bin)?;
+    Ok(bin)
 }
 
 /// Everything about one supervisor, once.
@@ -108,6 +112,7 @@ fn measure(rival: Rival, program: &Path, child: &Path) -> anyhow::Result<Value> 
     if rival == Rival::Ours {
         for count in SIZES {
             pools((program, child), count, &mut line)?;
+            trivial::measure((program, child), count, &mut line)?;
         }
     }
     Ok(Value::Object(line))

@@ -20,13 +20,15 @@ pub(super) enum Shape {
     Node(usize),
     /// Ours alone: a node with so many workers that do not depend on one another, half in the user pool, half in the push pool.
     Pools(usize),
+    /// The same, but the workers are children that only wait (`trivial.S`), in the file `trivial` beside the child.
+    Waiting(usize),
 }
 
 impl Shape {
     /// Slots of the pools user, channel, push.
     fn slots(self) -> [usize; 3] {
         match self {
-            Self::Pools(count) => [count / 2, 1, count - count / 2],
+            Self::Pools(count) | Self::Waiting(count) => [count / 2, 1, count - count / 2],
             Self::Node(count) => {
                 let workers = count.saturating_sub(SINGLES);
                 [2, 1, 0].map(|more| ((workers + more) / 3).clamp(1, SLOTS_MAX))
@@ -38,7 +40,7 @@ impl Shape {
     pub(super) fn count(self) -> usize {
         match self {
             Self::Node(count) => count,
-            Self::Pools(_) => SINGLES + self.slots().iter().sum::<usize>(),
+            Self::Pools(_) | Self::Waiting(_) => SINGLES + self.slots().iter().sum::<usize>(),
         }
     }
 }
@@ -149,7 +151,9 @@ fn ours(dir: &Path, child: &Path, shape: Shape) -> anyhow::Result<()> {
     let bin = dir.join("bin");
     fs::create_dir_all(&bin)?;
     for name in ["wk-cluster", "wk-gateway", "wk-api", "wk-worker", "wk-plugin-host"] {
-        symlink(child, bin.join(name))?;
+        let waits = matches!(shape, Shape::Waiting(_)) && name == "wk-worker";
+        let program = if waits { child.with_file_name("trivial") } else { child.to_owned() };
+        symlink(program, bin.join(name))?;
     }
     let (root, [user, channel, push]) = (dir.display(), shape.slots());
     let text = format!(

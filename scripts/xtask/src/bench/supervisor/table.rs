@@ -9,7 +9,7 @@ use super::rival::Rival;
 use crate::bench::report::{commit, machine, round};
 
 /// Name, field, unit, goal. Source: issue 4, "What must be shown". No goal: shown for comparison.
-const MEASURES: [(&str, &str, &str, Option<f64>); 23] = [
+const MEASURES: [(&str, &str, &str, Option<f64>); 29] = [
     ("kill -9 to first instruction, p50", "restart_p50_ms", "ms", Some(1.5)),
     ("the same, p95", "restart_p95_ms", "ms", Some(3.0)),
     ("kill -9 to Ready, gRPC daemon, p50", "restart_ready_p50_ms", "ms", Some(5.0)),
@@ -19,14 +19,20 @@ const MEASURES: [(&str, &str, &str, Option<f64>); 23] = [
     ("the same, 100 children", "pss_100_mb", "MB", None),
     ("idle CPU", "idle_us_per_s", "µs/s", Some(200.0)),
     ("idle context switches", "idle_switches_per_s", "/s", Some(5.0)),
-    ("start of 10, first instructions", "start_10_ms", "ms", Some(10.0)),
-    ("start of 100, first instructions", "start_100_ms", "ms", Some(50.0)),
-    ("start of 10 workers by a resident supervisor", "pools_start_10_ms", "ms", Some(10.0)),
-    ("start of 100 workers by a resident supervisor", "pools_start_100_ms", "ms", Some(50.0)),
+    ("start of 10 trivial children, first instructions", "trivial_cold_start_10_ms", "ms", Some(10.0)),
+    ("start of 100 trivial children, first instructions", "trivial_cold_start_100_ms", "ms", Some(50.0)),
+    ("start of 10 trivial children by a resident supervisor", "trivial_start_10_ms", "ms", Some(10.0)),
+    ("start of 100 trivial children by a resident supervisor", "trivial_start_100_ms", "ms", Some(50.0)),
+    ("stop of 10 trivial children", "trivial_stop_10_ms", "ms", Some(2.0)),
+    ("stop of 100 trivial children", "trivial_stop_100_ms", "ms", Some(10.0)),
+    ("start of a node of 10 gRPC daemons, first instructions", "start_10_ms", "ms", Some(10.0)),
+    ("start of a node of 100 gRPC daemons, first instructions", "start_100_ms", "ms", Some(50.0)),
+    ("start of 10 gRPC workers by a resident supervisor", "pools_start_10_ms", "ms", Some(10.0)),
+    ("start of 100 gRPC workers by a resident supervisor", "pools_start_100_ms", "ms", Some(50.0)),
     ("start of 10, all Ready", "start_ready_10_ms", "ms", None),
     ("start of 100, all Ready", "start_ready_100_ms", "ms", None),
-    ("stop of 10 workers, no order among them", "pools_stop_10_ms", "ms", Some(2.0)),
-    ("stop of 100 workers, no order among them", "pools_stop_100_ms", "ms", Some(10.0)),
+    ("stop of 10 gRPC workers, no order among them", "pools_stop_10_ms", "ms", Some(2.0)),
+    ("stop of 100 gRPC workers, no order among them", "pools_stop_100_ms", "ms", Some(10.0)),
     ("stop of a node of 10: clients first, then in order", "stop_10_ms", "ms", None),
     ("stop of a node of 100: clients first, then in order", "stop_100_ms", "ms", None),
     ("readiness lag, p95", "ready_lag_p95_ms", "ms", Some(1.0)),

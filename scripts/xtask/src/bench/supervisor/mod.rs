@@ -40,8 +40,9 @@ const RESTARTS_WITHIN: Duration = Duration::from_secs(8);
 const LARGE_STARTS: usize = 3;
 /// Several supervisors treat what lived shorter than a second as a failed start.
 const SETTLE: Duration = Duration::from_millis(1_200);
-/// How long an idle supervisor is watched: twice the period of our health pings.
-const IDLE: Duration = Duration::from_secs(10);
+/// How long an idle supervisor is watched, after as long a time without being watched: twice the period of our liveness checks, and what a start
+/// leaves behind (memory that was given back and is touched again) is over.
+const IDLE: Duration = Duration::from_secs(20);
 /// Within this time a new supervisor that begins second copies has begun one.
 const COPIES_WITHIN: Duration = Duration::from_secs(10);
 /// Status calls of one run.
@@ -227,6 +228,7 @@ fn resident(field: &Field, count: usize, line: &mut Map<String, Value>) {
 }
 
 fn idle(field: &Field, line: &mut Map<String, Value>) {
+    wait(IDLE);
     let own = field.own();
     let (before, began) = (kernel::used(&own), Instant::now());
     wait(IDLE);

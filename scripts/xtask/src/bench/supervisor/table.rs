@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::rival::Rival;
 use crate::bench::report::{commit, machine, round};
 
-/// Name, field, unit, goal. Source: issue 4, "What must be shown". No goal: shown for comparison.
+/// Name, field, unit, goal. Source: issue 4, "What must be shown" (starts and stops: of trivial children). No goal: shown for comparison.
 const MEASURES: [(&str, &str, &str, Option<f64>); 29] = [
     ("kill -9 to first instruction, p50", "restart_p50_ms", "ms", Some(1.5)),
     ("the same, p95", "restart_p95_ms", "ms", Some(3.0)),
@@ -25,14 +25,14 @@ const MEASURES: [(&str, &str, &str, Option<f64>); 29] = [
     ("start of 100 trivial children by a resident supervisor", "trivial_start_100_ms", "ms", Some(50.0)),
     ("stop of 10 trivial children", "trivial_stop_10_ms", "ms", Some(2.0)),
     ("stop of 100 trivial children", "trivial_stop_100_ms", "ms", Some(10.0)),
-    ("start of a node of 10 gRPC daemons, first instructions", "start_10_ms", "ms", Some(10.0)),
-    ("start of a node of 100 gRPC daemons, first instructions", "start_100_ms", "ms", Some(50.0)),
-    ("start of 10 gRPC workers by a resident supervisor", "pools_start_10_ms", "ms", Some(10.0)),
-    ("start of 100 gRPC workers by a resident supervisor", "pools_start_100_ms", "ms", Some(50.0)),
+    ("start of a node of 10 gRPC daemons, first instructions", "start_10_ms", "ms", None),
+    ("start of a node of 100 gRPC daemons, first instructions", "start_100_ms", "ms", None),
+    ("start of 10 gRPC workers by a resident supervisor", "pools_start_10_ms", "ms", None),
+    ("start of 100 gRPC workers by a resident supervisor", "pools_start_100_ms", "ms", None),
     ("start of 10, all Ready", "start_ready_10_ms", "ms", None),
     ("start of 100, all Ready", "start_ready_100_ms", "ms", None),
-    ("stop of 10 gRPC workers, no order among them", "pools_stop_10_ms", "ms", Some(2.0)),
-    ("stop of 100 gRPC workers, no order among them", "pools_stop_100_ms", "ms", Some(10.0)),
+    ("stop of 10 gRPC workers, no order among them", "pools_stop_10_ms", "ms", None),
+    ("stop of 100 gRPC workers, no order among them", "pools_stop_100_ms", "ms", None),
     ("stop of a node of 10: clients first, then in order", "stop_10_ms", "ms", None),
     ("stop of a node of 100: clients first, then in order", "stop_100_ms", "ms", None),
     ("readiness lag, p95", "ready_lag_p95_ms", "ms", Some(1.0)),

@@ -26,8 +26,6 @@ pub const START_ATTEMPTS: u32 = 3;
 pub const OPTIONAL_GRACE: Duration = Duration::from_secs(2);
 /// Time to leave a core file between SIGABRT and SIGKILL.
 pub const ABORT_GRACE: Duration = Duration::from_secs(5);
-/// The same after a probe, so that a hang which somebody waits for is repaired within five seconds: two for the probe, this, and the start.
-pub const PROBE_ABORT_GRACE: Duration = Duration::from_secs(1);
 /// A process that is not gone this long after SIGKILL is Stuck.
 pub const KILL_GRACE: Duration = Duration::from_secs(10);
 /// Deadline of everything after a second signal or `--fast`.
@@ -52,15 +50,6 @@ pub const LIVE_EVERY: Duration = Duration::from_secs(10);
 pub const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Liveness checks missed in a row that make a hang.
 pub const LIVE_MISSES: u8 = 3;
-/// Deadline of one check after a report of a stall; two in a row decide.
-pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Checks of one probe.
-pub const PROBE_CHECKS: u8 = 2;
-/// A check that took so much longer than its deadline shows that we were late ourselves: it does not count.
-pub const PROBE_LAG_MAX: Duration = Duration::from_millis(250);
-/// Checks of one probe, those that do not count included.
-pub const PROBE_ROUNDS_MAX: u8 = 8;
-const _: () = assert!(PROBE_ROUNDS_MAX > PROBE_CHECKS);
 /// A lost health connection is dialled again this long before it counts as a hang.
 pub const HEALTH_GRACE: Duration = Duration::from_secs(5);
 /// Pause before a lost health stream is opened again.

@@ -11,11 +11,12 @@ use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use wk_node::probe::{CHECK_TIMEOUT, Misses, Verdict};
 use wk_rpc::dial::DialOptions;
 use wk_rpc::serve::INSTANCE_HEADER;
 
 use crate::engine::FactSender;
-use crate::limits::{HEALTH_GRACE, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT, PROBE_CHECKS, PROBE_LAG_MAX, PROBE_ROUNDS_MAX, PROBE_TIMEOUT};
+use crate::limits::{HEALTH_GRACE, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT};
 use crate::metrics::Counters;
 use crate::process::state_and_session;
 use crate::table::{Fact, Probe};
@@ -139,14 +140,15 @@ pub(crate) async fn probe(channel: Channel, facts: FactSender, pid: u32) {
     let mut misses = Misses::default();
     loop {
         let began = Instant::now();
-        if check(&channel, PROBE_TIMEOUT).await {
+        if check(&channel, CHECK_TIMEOUT).await {
             return facts.send(Fact::Probed(Probe::Answered)).await;
         }
         // An error that comes at once is no reason to skip the wait.
-        sleep(PROBE_TIMEOUT.saturating_sub(began.elapsed())).await;
+        sleep(CHECK_TIMEOUT.saturating_sub(began.elapsed())).await;
         match misses.one(began.elapsed()) {
-            Some(true) => return facts.send(Fact::Probed(Probe::Answered)).await,
-            Some(false) => break,
+            // That it did not answer says nothing.
+            Some(Verdict::Unknown) => return facts.send(Fact::Probed(Probe::Answered)).await,
+            Some(Verdict::Silent) => break,
             None => {}
         }
     }
@@ -157,27 +159,6 @@ pub(crate) async fn probe(channel: Channel, facts: FactSender, pid: u32) {
         _ => Probe::Silent,
     };
     facts.send(Fact::Probed(probe)).await;
-}
-
-/// Checks of one probe that were not answered.
-#[derive(Debug, Default)]
-struct Misses {
-    counted: u8,
-    rounds: u8,
-}
-
-impl Misses {
-    /// One more, and how long it took with its wait. The verdict, or none yet. One that took longer than its timeout says that we were late
-    /// ourselves, and nothing about the daemon: on a machine that stands still it would be killed for it. After too many of them the liveness
-    /// checks are left to find out.
-    fn one(&mut self, took: Duration) -> Option<bool> {
-        self.rounds += 1;
-        self.counted += u8::from(took <= PROBE_TIMEOUT + PROBE_LAG_MAX);
-        if self.counted >= PROBE_CHECKS {
-            return Some(false);
-        }
-        (self.rounds >= PROBE_ROUNDS_MAX).then_some(true)
-    }
 }
 
 /// A debugger holds it: that it does not answer says nothing.
@@ -210,19 +191,5 @@ mod tests {
         let at = |ms| round_after(zero, zero + Duration::from_millis(ms)).duration_since(zero);
         assert_eq!([at(0), at(3), at(9_999)], [LIVE_EVERY; 3]);
         assert_eq!([at(10_000), at(10_001)], [LIVE_EVERY * 2; 2], "the moment itself is over");
-    }
-
-    #[test]
-    fn row_14_a_probe_that_we_were_late_for_kills_nobody() {
-        let (timely, late) = (PROBE_TIMEOUT, PROBE_TIMEOUT * 2);
-        let verdict = |rounds: &[Duration]| {
-            let mut misses = Misses::default();
-            rounds.iter().map(|took| misses.one(*took)).collect::<Vec<_>>()
-        };
-        assert_eq!(verdict(&[timely, timely]), [None, Some(false)]);
-        assert_eq!(verdict(&[late, timely, late, timely]), [None, None, None, Some(false)]);
-        let mut rounds = vec![None; usize::from(PROBE_ROUNDS_MAX)];
-        rounds[usize::from(PROBE_ROUNDS_MAX) - 1] = Some(true);
-        assert_eq!(verdict(&vec![late; usize::from(PROBE_ROUNDS_MAX)]), rounds);
     }
 }

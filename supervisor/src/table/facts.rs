@@ -7,7 +7,7 @@ use wk_types::InstanceName;
 use super::{Action, EndStep, Ending, Fact, LastEnd, Measure, Outcome, Probe, Rest, Run, Stop, Table};
 use crate::backoff::{Crash, Time};
 use crate::cause::{Cause, Exit};
-use crate::limits::{LIVE_MISSES, PROBE_ABORT_GRACE};
+use crate::limits::LIVE_MISSES;
 use crate::spec::Orphans;
 
 impl Table {
@@ -83,7 +83,7 @@ impl Table {
     fn abort_soon(&mut self, now: Time, name: InstanceName) {
         let run = self.instances.get_mut(&name).and_then(|i| i.run.as_mut());
         if let Some(ending) = run.and_then(|r| r.ending.as_mut()).filter(|e| e.step == EndStep::Abort) {
-            ending.deadline = ending.deadline.min(now + PROBE_ABORT_GRACE);
+            ending.deadline = ending.deadline.min(now + wk_node::probe::ABORT_GRACE);
         }
     }
 

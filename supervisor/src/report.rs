@@ -8,8 +8,7 @@ use wk_proto::supervisor::v1 as pb;
 pub(crate) fn plain_table(header: &[&str], right_from: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    // On a terminal that is too narrow the words of a cell go on in its next line.
-    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_content_arrangement(arrangement(columns(&table)));
     table.set_header(header.iter().copied());
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -18,6 +17,16 @@ pub(crate) fn plain_table(header: &[&str], right_from: usize) -> Table {
         }
     }
     table
+}
+
+/// Width of the terminal; `None`: standard output is none, or one that does not know its width, as a serial console.
+fn columns(table: &Table) -> Option<usize> {
+    table.width().map(usize::from).filter(|w| *w > 0)
+}
+
+/// On a terminal that is too narrow the words of a cell go on in its next line.
+fn arrangement(width: Option<usize>) -> ContentArrangement {
+    if width.is_some() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled }
 }
 
 pub(crate) fn render(table: &Table) -> String {
@@ -42,7 +51,7 @@ pub fn ms(us: u64) -> String {
 /// Component timing of a start. Unit of all columns: ms.
 #[must_use]
 pub fn timing_table(timing: &pb::Timing) -> String {
-    let text = narrow(timing_rows(timing), TIMING_OPTIONAL, plain_table(&[], 0).width().map(usize::from));
+    let text = narrow(timing_rows(timing), TIMING_OPTIONAL, columns(&plain_table(&[], 0)));
     let gain = if timing.sum_us > timing.total_us { percent(timing.sum_us - timing.total_us, timing.sum_us) } else { "0.0%".into() };
     let (total, sum) = (ms(timing.total_us), ms(timing.sum_us));
     let overhead = timing.overhead_us.map_or(String::new(), |us| format!(" · supervisor overhead {} ms", ms(us)));
@@ -153,6 +162,18 @@ mod tests {
     #[test]
     fn groups_thousands() {
         assert_eq!([ms(0), ms(949), ms(950), ms(1_062_900), ms(12_345_678_900)], ["0.0", "0.9", "1.0", "1,062.9", "12,345,678.9"]);
+    }
+
+    #[test]
+    fn a_terminal_that_does_not_know_its_width_gets_whole_lines() {
+        let width = |columns| {
+            let mut table = Table::new();
+            table.set_width(columns);
+            super::columns(&table)
+        };
+        assert_eq!([width(0), width(80)], [None, Some(80)]);
+        assert!(matches!(arrangement(None), ContentArrangement::Disabled));
+        assert!(matches!(arrangement(Some(80)), ContentArrangement::Dynamic));
     }
 
     #[test]

@@ -253,6 +253,11 @@ fn kernel() -> Vec<Finding> {
             warning("kernel", "no PIDFD_GET_INFO: how adopted processes end stays unknown", "Linux 6.15 has it; all else works"),
         ),
         have(sys::has_close_range(), "close_range", error("kernel", "no close_range: inherited descriptors would leak", upgrade)),
+        have(
+            crate::fence::available(),
+            "landlock",
+            warning("kernel", "no Landlock: daemons can write wherever their user can", "Linux 5.13 with lsm=landlock,...; all else works"),
+        ),
         have(uring, "io_uring", error("kernel", "io_uring is not available: the gateway cannot serve", uring_next)),
     ]
 }

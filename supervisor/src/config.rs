@@ -69,6 +69,10 @@ pub struct Config {
     pub start_retries: u16,
     /// Which control groups are used.
     pub cgroup: Choice,
+    /// Log of consensus: a folder of its own, or in the data folder.
+    pub raft_dir: PathBuf,
+    /// Daemons may write only where they have to.
+    pub sandbox: bool,
     /// Where events also go: `supervisor.journal`.
     pub journal: String,
     /// Bound of one log file. Unit: bytes.
@@ -186,6 +190,8 @@ impl Config {
             slots: slots(config),
             start_retries: config.supervisor.start_retries,
             cgroup: Choice::parse(&config.supervisor.cgroup),
+            raft_dir: config.raft_path(),
+            sandbox: config.supervisor.sandbox,
             journal: config.supervisor.journal.clone(),
             log_bytes: config.supervisor.log_bytes.0,
             log_filter: env.get("WK_LOG").map_or_else(|| config.log_filter().to_owned(), str::to_owned),

@@ -21,6 +21,7 @@ pub mod control;
 pub mod ctl;
 pub mod engine;
 pub mod events;
+mod fence;
 pub mod generate;
 pub mod heritage;
 pub mod installed;

@@ -305,7 +305,7 @@ mod tests {
 
     fn shell(script: &CStr, group: Option<fs::File>) -> sys::Program {
         let (path, args) = (c"/bin/sh".into(), [c"sh", c"-c", script].map(CStr::to_owned).into());
-        sys::Program { path, args, env: Vec::new(), fds: Vec::new(), group, files_max: None, oom_score: 0, dies_with: None }
+        sys::Program { path, args, env: Vec::new(), fds: Vec::new(), group, fence: None, files_max: None, oom_score: 0, dies_with: None }
     }
 
     #[test]

@@ -89,7 +89,7 @@ const LIMITS: [&str; 5] = ["memoryMax", "pidsMax", "cpuWeight", "filesMax", "orp
 
 /// Keys that only the next supervisor can follow: it holds the locks of these folders, has this identity, and made these processes. Until
 /// then new generations get the values that hold ([`holding`]).
-const OWN: [&str; 13] = [
+const OWN: [&str; 14] = [
     "rootDir",
     "dataDir",
     "cluster.nodeId",
@@ -98,6 +98,7 @@ const OWN: [&str; 13] = [
     "supervisor.runtimeDir",
     "supervisor.cgroup",
     "supervisor.journal",
+    "supervisor.sandbox",
     "supervisor.startRetries",
     "supervisor.logBytes",
     "supervisor.adminGroup",

@@ -27,6 +27,7 @@ use crate::console::Console;
 use crate::control::{ControlService, Guard, NodeService, Shared, accepted};
 use crate::engine::{Engine, Ports, Sockets};
 use crate::events::{Hub, Journal};
+use crate::fence;
 use crate::heritage::{self, Heritage};
 use crate::installed;
 use crate::kept;
@@ -295,6 +296,9 @@ fn serve(
     let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
     let (events_in, events) = mpsc::channel(EVENTS_QUEUE_MAX);
     let counters = Arc::new(Counters::default());
+    if config.sandbox && !fence::available() {
+        tracing::warn!("no Landlock: daemons can write wherever their user can; `wksupervisor check` says more");
+    }
     let journal = Journal::open(&config.journal, env).map_err(failed("a socket for the journal"))?;
     let hub = Hub::open(&config.logs_dir, counters.clone()).with_journal(journal);
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("start the engine"))?;

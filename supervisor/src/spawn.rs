@@ -17,6 +17,7 @@ use crate::adopt::Marker;
 use crate::cause::Cause;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
+use crate::fence;
 use crate::limits::LINK_BACKLOG;
 use crate::listeners::Copies;
 use crate::spec::{DaemonSpec, Orphans};
@@ -85,6 +86,7 @@ pub fn spawn(mut order: Order<'_>) -> Result<Spawned, Cause> {
         env: environment(&order, &fds).into_iter().map(|(key, value)| c_string(&pair(key, &value))).collect::<Result<_, _>>()?,
         fds: (0..).zip([null.into(), log.into(), errors.into()].into_iter().chain(fds.into_iter().map(|(_, fd)| fd))).collect(),
         group,
+        fence: fence::of(config, name.daemon).map_err(|e| passing("rules for writing", &e))?,
         files_max: spec.files_max,
         oom_score: spec.oom_score,
         // This is the main thread: it lives as long as the process.

@@ -31,6 +31,8 @@ pub(crate) struct Program {
     pub(crate) fds: Vec<(i32, OwnedFd)>,
     /// `cgroup.procs` of its leaf.
     pub(crate) group: Option<File>,
+    /// Rules of Landlock for it and all that it starts.
+    pub(crate) fence: Option<OwnedFd>,
     /// Limit of descriptors.
     pub(crate) files_max: Option<u64>,
     /// Who goes first when memory runs out. Raising needs no right; where lowering does, the score stays.
@@ -165,6 +167,12 @@ impl Birth<'_> {
             }
         }
         nix::sys::prctl::set_no_new_privs().map_err(|e| ("no_new_privs", Errno::from_raw_os_error(e as i32)))?;
+        if let Some(fence) = &self.program.fence {
+            // SAFETY: plain numbers; the kernel keeps what it needs of the descriptor.
+            if unsafe { libc::syscall(libc::SYS_landlock_restrict_self, fence.as_raw_fd(), 0) } != 0 {
+                return Err(("landlock", last()));
+            }
+        }
         rustix::process::chdir(c"/").map_err(at("chdir"))?;
         for (number, fd) in &self.program.fds {
             // SAFETY: the table of descriptors is the child's own, and no number that is replaced here is used after.
@@ -342,6 +350,7 @@ mod tests {
                 env: vec![text("A=b")],
                 fds,
                 group: None,
+                fence: None,
                 files_max: Some(100),
                 oom_score: 7,
                 dies_with: None,
@@ -388,6 +397,22 @@ mod tests {
         let (mut grouped, _out) = program("/bin/true", &[]);
         grouped.group = Some(File::open("/dev/null").unwrap());
         assert_eq!(grouped.launch().unwrap_err().step, "control group", "not open for writing");
+    }
+
+    #[test]
+    fn a_program_writes_only_where_it_may_and_so_does_what_it_starts() {
+        let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let script = "sh -c 'echo a > $0/sub/a && mv $0/sub/a $0/b && echo moved' $0; echo a > $1/a || echo outside; \
+                      mv $0/b $1/b || echo kept; cat $0/b; ls -d $1; echo gone > /dev/null && echo null";
+        let paths = [inside.path(), outside.path()].map(|p| p.to_str().unwrap());
+        let (mut program, out) = program("/bin/sh", &["-c", script, paths[0], paths[1]]);
+        program.fence = crate::fence::fence(&[inside.path().join("sub"), inside.path().to_owned()], &["/dev/null".as_ref()]).unwrap();
+        if program.fence.is_none() {
+            return eprintln!("skipped: this kernel has no Landlock");
+        }
+        let (_, handle) = program.launch().unwrap();
+        assert_eq!(end(&handle), Some(0));
+        assert_eq!(said(out), format!("moved\noutside\nkept\na\n{}\nnull\n", paths[1]));
     }
 
     #[test]

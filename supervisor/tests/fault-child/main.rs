@@ -23,6 +23,7 @@
 //! | `grandchild-hidden` | the same, without our marker in its environment |
 //! | `orphan` | starts a process whose parent ends at once and that ends soon after |
 //! | `daemonise` | leaves a process behind and ends with 0, before it serves anything |
+//! | `writes=PATH` | tries to make that file at the start and says whether it could |
 //! | `unsettled=N` | reports work that never ends |
 
 use std::fs::{self, OpenOptions};
@@ -70,6 +71,13 @@ impl Child {
         let line = format!("{} {} {what}\n", self.instance, self.generation);
         let file = OpenOptions::new().create(true).append(true).open(self.folder.join("events"));
         file.and_then(|mut f| f.write_all(line.as_bytes())).expect("the folder of faults can be written");
+    }
+
+    fn writes(&self) {
+        for path in self.words.iter().filter_map(|w| w.strip_prefix("writes=")) {
+            let could = fs::write(path, "x");
+            self.event(&format!("writes {path} {}", if could.is_ok() { "done" } else { "refused" }));
+        }
     }
 
     /// Held as long as this process lives. Whoever finds it held tells: two of an instance live at a time.
@@ -263,6 +271,7 @@ fn main() -> anyhow::Result<()> {
         if let Some(text) = child.value("log") {
             writeln!(std::io::stderr(), "{}", text.replace('_', " "))?;
         }
+        child.writes();
         if let Some(code) = child.value("exit") {
             std::process::exit(code.parse()?);
         }

@@ -6,7 +6,7 @@ use wk_proto::node::v1::State;
 use wk_proto::node::v1::node_table_client::NodeTableClient;
 use wk_proto::node::v1::{StallReport, WatchRequest};
 
-use crate::node::{Node, Plan};
+use crate::node::{FAULTS, Node, Plan};
 
 /// Catalogue row 4.
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn backs_off_from_a_crash_loop_and_says_why() {
     assert!(flagged.why.contains("exit 1; next try in") && flagged.why.contains("crash loop"), "{}", flagged.why);
     let out = node.must_wkctl_code(&["status"], 1).await;
     assert!(out.contains("backoff") && out.contains("exit 1"), "{out}");
-    std::fs::remove_file(node.dir().join("faults/worker.user@0")).unwrap();
+    std::fs::remove_file(node.dir().join(FAULTS).join("worker.user@0")).unwrap();
     node.must_wkctl(&["restart", "worker.user"]).await;
     node.wait("ready", |s| s.overall == "ready").await;
 }

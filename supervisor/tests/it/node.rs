@@ -16,6 +16,9 @@ use wk_proto::node::v1::State;
 use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 use wk_proto::supervisor::v1::{HelloRequest, InstanceStatus, Snapshot, StatusRequest};
 
+/// Folder of the faults, below a plan: in the runtime folder, where every daemon may write.
+pub(crate) const FAULTS: &str = "r/1001/faults";
+
 /// Upper bound of every wait; a loaded machine needs a few seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BINARIES: [&str; 5] = ["wk-cluster", "wk-gateway", "wk-api", "wk-worker", "wk-plugin-host"];
@@ -35,7 +38,7 @@ impl Plan {
         let dir = tempfile::Builder::new().prefix("wks").tempdir().unwrap();
         let bin = dir.path().join("bin");
         std::fs::create_dir_all(&bin).unwrap();
-        std::fs::create_dir_all(dir.path().join("faults")).unwrap();
+        std::fs::create_dir_all(dir.path().join(FAULTS)).unwrap();
         let tools = Path::new(env!("CARGO_BIN_EXE_wksupervisor")).parent().unwrap();
         let child = tools.join("examples/wk-fault-child");
         assert!(child.exists(), "{} is missing: run the tests of the whole package, which build it", child.display());
@@ -64,7 +67,7 @@ impl Plan {
 
     /// Faults of one instance.
     pub(crate) fn fault(self, instance: &str, words: &str) -> Self {
-        std::fs::write(self.dir.path().join("faults").join(instance), words).unwrap();
+        std::fs::write(self.dir.path().join(FAULTS).join(instance), words).unwrap();
         self
     }
 
@@ -106,7 +109,7 @@ fn spawn_command(dir: &Path, mut command: Command) -> Child {
 pub(crate) fn command(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wksupervisor"));
     command.arg("run").arg("--config").arg(dir.join("wukongim.yaml")).arg("--runtime").arg(dir.join("r"));
-    command.env("WK_BIN_DIR", dir.join("bin")).env("WK_FAULTS", dir.join("faults")).stdin(Stdio::null()).kill_on_drop(true);
+    command.env("WK_BIN_DIR", dir.join("bin")).env("WK_FAULTS", dir.join(FAULTS)).stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
@@ -126,7 +129,7 @@ impl Node {
     }
 
     pub(crate) fn fault(&self, instance: &str, words: &str) {
-        std::fs::write(self.dir.path().join("faults").join(instance), words).unwrap();
+        std::fs::write(self.dir.path().join(FAULTS).join(instance), words).unwrap();
     }
 
     pub(crate) fn out(&self) -> String {
@@ -146,7 +149,7 @@ impl Node {
 
     /// Lines of what the children were told: (instance, generation, what).
     pub(crate) fn events(&self) -> Vec<(String, String, String)> {
-        let text = std::fs::read_to_string(self.dir.path().join("faults/events")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.dir.path().join(FAULTS).join("events")).unwrap_or_default();
         let split = |l: &str| {
             let mut parts = l.splitn(3, ' ').map(str::to_owned);
             Some((parts.next()?, parts.next()?, parts.next()?))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use wk_proto::node::v1::State;
 
-use crate::node::Plan;
+use crate::node::{FAULTS, Plan};
 
 /// The kernel ends it, the next supervisor waits for it: never two of them, and nothing that counts as a crash.
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn a_crash_loop_ends_the_node_with_101_where_the_policy_says_so() {
     let told: Vec<&str> = events.lines().filter(|l| l.contains(r#""kind":"crash-loop""#)).collect();
     assert!(told.len() == 2 && told[0].contains("5 crashes within 60 s") && told[1].contains("the node ends"), "{told:#?}");
     // Whoever starts it again gets the whole node.
-    std::fs::remove_file(node.dir().join("faults/api@0")).unwrap();
+    std::fs::remove_file(node.dir().join(FAULTS).join("api@0")).unwrap();
     node.spawn_supervisor();
     node.wait("ready", |s| s.overall == "ready").await;
 }

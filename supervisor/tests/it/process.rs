@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is a failure of the test")]
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use landlock::{ABI, AccessFs, Ruleset, RulesetAttr};
 use nix::sys::signal::Signal;
 use wk_proto::node::v1::State;
 
@@ -195,4 +197,36 @@ async fn row_29_few_descriptors_refuse_a_scale_and_keep_the_watch() {
     let old = node.instance("gateway@0").await;
     node.signal("gateway@0", Signal::SIGKILL).await;
     node.wait_back("gateway@0", old.generation).await;
+}
+
+/// Places that a gateway and a cluster try to write: the store, the configuration, the folder of messages that killed their receiver.
+const PLACES: [&str; 3] = ["data/cluster/x", "wukongim.yaml", "data/quarantine/x"];
+
+/// Which of [`PLACES`] an instance could write.
+async fn written(extra: &str) -> impl Fn(&str) -> [Option<bool>; 3] {
+    let plan = Plan::new(extra);
+    std::fs::create_dir_all(plan.path().join("data/cluster")).unwrap();
+    let path = |place: &str| plan.path().join(place).display().to_string();
+    let words: Vec<String> = PLACES.iter().map(|place| format!("writes={}", path(place))).collect();
+    let told = PLACES.map(|place| format!("writes {} ", path(place)));
+    let node = plan.fault("gateway@0", &words.join(" ")).fault("cluster@0", &words.join(" ")).spawn();
+    node.wait("ready", |s| s.overall == "ready").await;
+    let events = node.events();
+    move |who| {
+        let of = |told: &String| events.iter().filter(|(w, _, _)| w == who).find_map(|(_, _, what)| what.strip_prefix(told.as_str()));
+        told.each_ref().map(|told| of(told).map(|could| could == "done"))
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_writes_only_where_it_has_to() {
+    let rules = Ruleset::default().handle_access(AccessFs::from_write(ABI::V1)).and_then(Ruleset::create).unwrap();
+    if Option::<OwnedFd>::from(rules).is_none() {
+        return drop(writeln!(std::io::stderr(), "skipped: this kernel has no Landlock"));
+    }
+    let could = written("").await;
+    assert_eq!(could("gateway@0"), [Some(false), Some(false), Some(true)]);
+    assert_eq!(could("cluster@0"), [Some(true), Some(false), Some(false)]);
+    let could = written("supervisor: {sandbox: false}").await;
+    assert_eq!([could("gateway@0")[0], could("cluster@0")[1]], [Some(true), Some(true)]);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use wk_proto::node::v1::State;
 
-use crate::node::{Node, Plan, run_to_end};
+use crate::node::{FAULTS, Node, Plan, run_to_end};
 
 const ALL: [&str; 7] = ["api@0", "cluster@0", "gateway@0", "plugin-host@0", "worker.channel@0", "worker.push@0", "worker.user@0"];
 
@@ -66,7 +66,7 @@ async fn names_a_missing_binary_and_does_not_loop() {
     let (code, text) = run_to_end(&plan).await.unwrap();
     assert_eq!(code, 100, "{text}");
     assert!(text.contains("gateway@0 failed: cannot execute") && text.contains("bin/wk-gateway: No such file"), "{text}");
-    let events = std::fs::read_to_string(plan.path().join("faults/events")).unwrap_or_default();
+    let events = std::fs::read_to_string(plan.path().join(FAULTS).join("events")).unwrap_or_default();
     assert!(!events.contains("cluster@0 2 spawn"), "{events}");
 }
 

@@ -193,6 +193,8 @@ section! {
         cgroup: String = "auto".into(), "cgroup";
         /// Events as entries of the systemd journal: `auto` (when systemd runs the supervisor), `off`, or the path of a journal's socket. Default auto.
         journal: String = "auto".into(), "journal";
+        /// Daemons may write only where they have to (Landlock, where the kernel has it). A core file in a folder needs it off. Default true.
+        sandbox: bool = true, "sandbox";
         /// A log of a daemon, or the supervisor's own, that is larger gives its older lines to `<name>.log.1`. Default 64MB.
         log_bytes: ByteSize = ByteSize::mib(64), "logBytes", ByteSize::kib(64)..=ByteSize::gib(64);
         /// Group whose members may do everything on the control socket, beside root and the own user. Default: none.

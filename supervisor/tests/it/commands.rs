@@ -12,7 +12,7 @@ use wk_proto::node::v1::State;
 use wk_proto::supervisor::v1 as pb;
 use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
-use crate::node::{Node, Plan, edit};
+use crate::node::{Node, Plan, copy_program, edit};
 
 /// Events of the node, as `wkctl events -o json` prints them.
 async fn events(node: &Node) -> Vec<Value> {
@@ -253,7 +253,7 @@ async fn row_69_a_peer_without_the_role_is_refused_and_noted() {
     let node = Plan::new("supervisor:\n  viewerGroup: nogroup").spawn();
     node.wait("ready", |s| s.overall == "ready").await;
     let tool = node.dir().join("wkctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_wkctl"), &tool).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_wkctl"), &tool);
     // The test's own folder; everything below it the supervisor has opened itself.
     std::fs::set_permissions(node.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
     let as_nobody = |gid: u32, args: &[&str]| {
@@ -319,7 +319,7 @@ async fn row_08_a_replaced_binary_is_pending() {
     let node = Node::start().await;
     let path = node.dir().join("bin/wk-api");
     let program = std::fs::read_link(&path).unwrap();
-    std::fs::copy(program, node.dir().join("bin/new")).unwrap();
+    copy_program(program, node.dir().join("bin/new"));
     std::fs::rename(node.dir().join("bin/new"), &path).unwrap();
     let api = node.wait_instance("api@0", "pending", |i| i.pending_restart == ["binary"]).await;
     assert_eq!((api.generation, api.state()), (1, State::Ready));

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use crate::node::Node;
+use crate::node::{Node, copy_program};
 
 /// Sources the script, asks as bash does behind `line`, and prints what it would offer.
 const ASK: &str = r#"
@@ -99,7 +99,7 @@ async fn a_node_that_is_closed_to_us_is_77_and_not_absent() {
     }
     let node = Node::start().await;
     let tool = node.dir().join("wkctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_wkctl"), &tool).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_wkctl"), &tool);
     std::fs::set_permissions(node.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
     for runtime in [node.runtime(), node.dir().join("r")] {
         let mut command = Command::new(&tool);

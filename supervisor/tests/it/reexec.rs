@@ -13,7 +13,7 @@ use wk_proto::node::v1::State;
 use wk_proto::supervisor::v1::HelloRequest;
 use wk_proto::supervisor::v1::supervisor_client::SupervisorClient;
 
-use crate::node::{Node, Plan};
+use crate::node::{Node, Plan, copy_program};
 
 /// A node whose supervisor runs from a path of its own, which a test may replace.
 fn own_binary(plan: Plan) -> (Node, PathBuf) {
@@ -31,7 +31,7 @@ fn own_binary(plan: Plan) -> (Node, PathBuf) {
 /// As a package does it: a new file under the old name.
 fn install(from: &Path, to: &Path) {
     let next = to.with_extension("new");
-    std::fs::copy(from, &next).unwrap();
+    copy_program(from, &next);
     std::fs::rename(next, to).unwrap();
 }
 

@@ -1,14 +1,53 @@
-//! How long a crashed instance waits: 0, 0.2, 0.4, 0.8 … 30 s, ±20 %.
+//! How long a crashed instance waits: 0, 0.2, 0.4, 0.8 … 30 s, ±20 %, or as the configuration says.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{BACKOFF_BASE, BACKOFF_CAP, BACKOFF_RESET, CRASH_LOOP_COUNT, CRASH_LOOP_WINDOW, RESTART_BUCKET, RESTART_WINDOW};
+use crate::limits::{
+    BACKOFF_BASE, BACKOFF_CAP, BACKOFF_FACTOR, BACKOFF_JITTER, BACKOFF_RESET, CRASH_LOOP_COUNT, CRASH_LOOP_WINDOW, RESTART_BUCKET,
+    RESTART_WINDOW,
+};
 
 /// Time since the supervisor started, monotonic.
 pub type Time = Duration;
+
+/// The numbers of one daemon. Ranges and relations: `wk_config::BackoffPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Policy {
+    /// First delay that is not zero.
+    pub base: Duration,
+    /// Each delay is so many times the one before; at least 1.
+    pub factor: f64,
+    /// Longest delay, at least `base`.
+    pub cap: Duration,
+    /// Share of a delay by which it is longer or shorter at random, 0 to 1.
+    pub jitter: f64,
+    /// Time in Ready after which earlier crashes count no more (or twice the last delay, if that is longer).
+    pub reset_after: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { base: BACKOFF_BASE, factor: BACKOFF_FACTOR, cap: BACKOFF_CAP, jitter: BACKOFF_JITTER, reset_after: BACKOFF_RESET }
+    }
+}
+
+impl Policy {
+    /// Delay before the restart that follows crash number `crash` (from 1), without jitter.
+    #[must_use]
+    pub fn delay(&self, crash: u32) -> Duration {
+        let Some(steps) = crash.checked_sub(2) else { return Duration::ZERO };
+        let grown = self.base.as_secs_f64() * self.factor.powi(i32::try_from(steps).unwrap_or(i32::MAX));
+        Duration::try_from_secs_f64(grown).map_or(self.cap, |delay| delay.min(self.cap))
+    }
+
+    /// A delay with its random share, -1..=1.
+    fn jittered(&self, delay: Duration, share: f64) -> Duration {
+        delay.mul_f64(1.0 + self.jitter * share.clamp(-1.0, 1.0))
+    }
+}
 
 /// Crash history of one instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +78,8 @@ pub struct Crash {
 
 impl Backoff {
     /// Counts a crash and says how long to wait.
-    pub fn on_crash(&mut self, crash: Crash) -> Duration {
-        if crash.ready_for.is_some_and(|ready| ready >= self.stable()) {
+    pub fn on_crash(&mut self, crash: Crash, policy: &Policy) -> Duration {
+        if crash.ready_for.is_some_and(|ready| ready >= self.stable(policy)) {
             self.settle();
         }
         self.in_a_row = self.in_a_row.saturating_add(1);
@@ -56,8 +95,8 @@ impl Backoff {
         if near && self.recent.len() == CRASH_LOOP_COUNT {
             self.looping.get_or_insert(crash.at);
         }
-        self.last_delay = delay(self.crashes);
-        jittered(self.last_delay, crash.jitter)
+        self.last_delay = policy.delay(self.crashes);
+        policy.jittered(self.last_delay, crash.jitter)
     }
 
     /// Forgets everything: an operator asked for a start or restart.
@@ -73,8 +112,8 @@ impl Backoff {
 
     /// When the crash loop is over, if the generation that is ready since then stays so.
     #[must_use]
-    pub fn crash_loop_end(&self, ready_since: Option<Time>) -> Option<Time> {
-        self.looping.and(ready_since).map(|ready| ready + self.stable())
+    pub fn crash_loop_end(&self, ready_since: Option<Time>, policy: &Policy) -> Option<Time> {
+        self.looping.and(ready_since).map(|ready| ready + self.stable(policy))
     }
 
     /// The time of [`Self::crash_loop_end`] has come.
@@ -83,8 +122,8 @@ impl Backoff {
     }
 
     /// Time in Ready after which earlier crashes count no more.
-    fn stable(&self) -> Duration {
-        BACKOFF_RESET.max(self.last_delay * 2)
+    fn stable(&self, policy: &Policy) -> Duration {
+        policy.reset_after.max(self.last_delay * 2)
     }
 
     /// Crashes that count for the next pause.
@@ -104,19 +143,6 @@ impl Backoff {
     pub fn is_first(&self) -> bool {
         self.crashes <= 1
     }
-}
-
-/// Delay before the restart that follows crash number `crash` (from 1), without jitter.
-#[must_use]
-pub fn delay(crash: u32) -> Duration {
-    match crash {
-        0 | 1 => Duration::ZERO,
-        n => BACKOFF_CAP.min(BACKOFF_BASE.saturating_mul(1 << (n - 2).min(16))),
-    }
-}
-
-fn jittered(delay: Duration, jitter: f64) -> Duration {
-    delay.mul_f64(1.0 + 0.2 * jitter.clamp(-1.0, 1.0))
 }
 
 /// Restarts of the whole node: a poisoned event that kills every worker must not become a fork storm.
@@ -148,6 +174,9 @@ impl RestartBucket {
 mod tests {
     use super::*;
 
+    const POLICY: Policy =
+        Policy { base: BACKOFF_BASE, factor: BACKOFF_FACTOR, cap: BACKOFF_CAP, jitter: BACKOFF_JITTER, reset_after: BACKOFF_RESET };
+
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -159,7 +188,7 @@ mod tests {
     #[test]
     fn follows_the_sequence_and_stays_at_the_cap() {
         let mut backoff = Backoff::default();
-        let got: Vec<u128> = (0..12).map(|n| backoff.on_crash(crash(n, Some(1))).as_millis()).collect();
+        let got: Vec<u128> = (0..12).map(|n| backoff.on_crash(crash(n, Some(1)), &POLICY).as_millis()).collect();
         assert_eq!(got, [0, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000, 30000]);
     }
 
@@ -167,45 +196,54 @@ mod tests {
     fn forgets_after_a_stable_time_and_not_before() {
         let mut backoff = Backoff::default();
         for n in 0..4 {
-            backoff.on_crash(crash(n, Some(1)));
+            backoff.on_crash(crash(n, Some(1)), &POLICY);
         }
-        assert_ne!(backoff.on_crash(crash(80, Some(59))), Duration::ZERO);
-        assert_eq!(backoff.on_crash(crash(200, Some(61))), Duration::ZERO);
+        assert_ne!(backoff.on_crash(crash(80, Some(59)), &POLICY), Duration::ZERO);
+        assert_eq!(backoff.on_crash(crash(200, Some(61)), &POLICY), Duration::ZERO);
     }
 
     #[test]
     fn death_before_ready_starts_with_a_delay() {
-        assert_eq!(Backoff::default().on_crash(crash(0, None)), BACKOFF_BASE);
+        assert_eq!(Backoff::default().on_crash(crash(0, None), &POLICY), BACKOFF_BASE);
     }
 
     #[test]
     fn hang_costs_one_step() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.on_crash(Crash { heavy: true, ..crash(0, Some(1)) }), BACKOFF_BASE);
+        assert_eq!(backoff.on_crash(Crash { heavy: true, ..crash(0, Some(1)) }, &POLICY), BACKOFF_BASE);
     }
 
     #[test]
     fn flags_a_crash_loop() {
         let mut backoff = Backoff::default();
         for n in 0..4 {
-            backoff.on_crash(crash(n, Some(1)));
+            backoff.on_crash(crash(n, Some(1)), &POLICY);
             assert_eq!(backoff.crash_loop(), None);
         }
-        backoff.on_crash(crash(5, Some(1)));
-        assert_eq!((backoff.crash_loop(), backoff.crash_loop_end(None)), (Some(s(5)), None));
+        backoff.on_crash(crash(5, Some(1)), &POLICY);
+        assert_eq!((backoff.crash_loop(), backoff.crash_loop_end(None, &POLICY)), (Some(s(5)), None));
         // At the cap only two crashes fit into a minute: it is the same loop.
         for n in 1..10 {
-            backoff.on_crash(crash(5 + 30 * n, Some(1)));
+            backoff.on_crash(crash(5 + 30 * n, Some(1)), &POLICY);
         }
-        assert_eq!((backoff.crash_loop(), backoff.crash_loop_end(Some(s(290)))), (Some(s(5)), Some(s(350))));
-        backoff.on_crash(crash(400, Some(61)));
-        assert_eq!((backoff.crash_loop(), backoff.crash_loop_end(Some(s(400)))), (None, None), "it was stable in between");
+        assert_eq!((backoff.crash_loop(), backoff.crash_loop_end(Some(s(290)), &POLICY)), (Some(s(5)), Some(s(350))));
+        backoff.on_crash(crash(400, Some(61)), &POLICY);
+        assert_eq!((backoff.crash_loop(), backoff.crash_loop_end(Some(s(400)), &POLICY)), (None, None), "it was stable in between");
+    }
+
+    #[test]
+    fn numbers_that_grow_beyond_all_bounds_end_at_the_cap() {
+        let huge = Policy { base: s(3600), factor: 100.0, cap: s(86_400), ..POLICY };
+        assert_eq!([1, 2, 3, 4, u32::MAX].map(|n| huge.delay(n)), [s(0), s(3600), s(86_400), s(86_400), s(86_400)]);
+        let level = Policy { factor: 1.0, ..POLICY };
+        assert_eq!([2, 3, u32::MAX].map(|n| level.delay(n)), [BACKOFF_BASE; 3]);
+        assert_eq!(Policy { jitter: 1.0, ..POLICY }.jittered(s(86_400), 1.0), s(172_800));
     }
 
     #[test]
     fn jitter_is_a_fifth() {
-        assert_eq!(jittered(Duration::from_secs(10), 1.0), Duration::from_secs(12));
-        assert_eq!(jittered(Duration::from_secs(10), -9.0), Duration::from_secs(8));
+        assert_eq!(POLICY.jittered(s(10), 1.0), Duration::from_secs(12));
+        assert_eq!(POLICY.jittered(s(10), -9.0), Duration::from_secs(8));
     }
 
     #[test]

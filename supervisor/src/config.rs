@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use wk_config::{ConfigError, Env, Inputs, JsonError, RuntimeError};
 use wk_types::{Daemon, Pool};
 
+use crate::backoff;
 use crate::cgroup::{Choice, Limits};
 use crate::roles::{Policy, Role};
-use crate::spec::{Orphans, RestartPolicy, Spec};
+use crate::spec::{Liveness, Orphans, RestartPolicy, Spec};
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone, Default)]
@@ -321,6 +322,15 @@ fn spec(config: &wk_config::Config) -> Spec {
         spec.start_timeout_max = policy.start_timeout_max.unwrap_or(spec.start_timeout_max);
         spec.abort_on_timeout = policy.abort_on_timeout;
         spec.hard_stop = policy.hard_stop_timeout.or(spec.hard_stop);
+        let (pauses, live) = (&policy.backoff, &policy.liveness);
+        spec.backoff = backoff::Policy {
+            base: pauses.base.0,
+            factor: pauses.factor.0,
+            cap: pauses.cap.0,
+            jitter: pauses.jitter.0,
+            reset_after: pauses.reset_after.0,
+        };
+        spec.liveness = Liveness { period: live.period.0, timeout: live.timeout.0, failures: live.failures.0 };
         spec.max_restarts = policy.max_restarts;
         spec.unready_restart = policy.unready_restart;
         spec.escalate_after = policy.escalate_after;
@@ -354,4 +364,29 @@ fn slots(config: &wk_config::Config) -> BTreeMap<Daemon, u16> {
 fn short_hash(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     format!("{:06x}", hash >> 40)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The defaults are written down twice: for who reads the configuration, and for who has none.
+    #[test]
+    fn the_numbers_of_a_policy_are_by_default_those_of_the_design() {
+        for (daemon, made) in spec(&wk_config::Config::default()).daemons {
+            assert_eq!((made.backoff, made.liveness), (backoff::Policy::default(), Liveness::default()), "{daemon}");
+        }
+    }
+
+    #[test]
+    fn each_daemon_has_its_own_numbers() {
+        let text = "supervisor: {daemons: {api: {backoff: {base: 1s, factor: 3, cap: 2s, jitter: 0, resetAfter: 5s}, \
+                    liveness: {period: 4s, timeout: 1s, failures: 7}}}}";
+        let loaded = wk_config::load(&Inputs { file: Some(("w.yaml", text)), ..Inputs::default() }).unwrap();
+        let (spec, s) = (spec(&loaded.config), std::time::Duration::from_secs);
+        assert_eq!(spec.backoff(Daemon::Api), backoff::Policy { base: s(1), factor: 3.0, cap: s(2), jitter: 0.0, reset_after: s(5) });
+        assert_eq!(spec.liveness()[&Daemon::Api], Liveness { period: s(4), timeout: s(1), failures: 7 });
+        assert_eq!(spec.backoff(Daemon::Gateway), backoff::Policy::default());
+        assert_eq!(spec.liveness()[&Daemon::Gateway], Liveness::default());
+    }
 }

@@ -47,6 +47,7 @@ use crate::metrics::Counters;
 use crate::notify::{Notifier, Passed};
 use crate::overrides::Overrides;
 use crate::process::Process;
+use crate::rounds::Rounds;
 use crate::runtime::Runtime;
 use crate::table::{Fact, Refusal, Report, State, Table};
 use crate::timing::Timing;
@@ -139,7 +140,7 @@ pub struct Engine {
     /// What each daemon reads of the configuration, and what each generation was started with.
     fingerprints: BTreeMap<Daemon, u64>,
     /// When all are asked whether they live; begun with the first child.
-    rounds: Option<watch::Receiver<tokio::time::Instant>>,
+    rounds: Option<Rounds>,
     quiesce: JoinSet<()>,
     /// Waits for callers that their operations are not to outlive.
     watchers: JoinSet<()>,

@@ -46,6 +46,7 @@ pub mod reexec;
 pub mod reload;
 pub mod report;
 pub mod roles;
+mod rounds;
 pub mod runtime;
 pub mod sample;
 pub mod service;

@@ -6,10 +6,14 @@ use std::time::Duration;
 pub const LISTEN_BACKLOG: i32 = 16_384;
 /// The same of the sockets between the processes of a node.
 pub const LINK_BACKLOG: i32 = 4_096;
-/// First delay of the backoff that is not zero.
+/// First delay of the backoff that is not zero; this and the next four where the configuration says nothing else (`backoff` of a daemon).
 pub const BACKOFF_BASE: Duration = Duration::from_millis(200);
+/// Each delay is so many times the one before.
+pub const BACKOFF_FACTOR: f64 = 2.0;
 /// Longest delay of the backoff.
 pub const BACKOFF_CAP: Duration = Duration::from_secs(30);
+/// Share of a delay by which it is longer or shorter at random.
+pub const BACKOFF_JITTER: f64 = 0.2;
 /// The crash counter is forgotten after this time in Ready (or twice the last delay, if that is longer).
 pub const BACKOFF_RESET: Duration = Duration::from_secs(60);
 /// Crashes within [`CRASH_LOOP_WINDOW`] that raise the flag `crash_loop`.
@@ -44,12 +48,12 @@ pub const TERM_DEADLINE_CLUSTER: Duration = Duration::from_secs(30);
 pub const TERM_DEADLINE_GATEWAY: Duration = Duration::from_secs(45);
 /// Of a stop of everything; then deadlines are [`FAST_DEADLINE`]. Source: config schema, `supervisor.stopTimeout`.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(75);
-/// Period of the liveness check.
+/// Period of the liveness check; this and the next two where the configuration says nothing else (`liveness` of a daemon).
 pub const LIVE_EVERY: Duration = Duration::from_secs(10);
 /// Deadline of one liveness check.
 pub const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Liveness checks missed in a row that make a hang.
-pub const LIVE_MISSES: u8 = 3;
+pub const LIVE_MISSES: u16 = 3;
 /// A lost health connection is dialled again this long before it counts as a hang.
 pub const HEALTH_GRACE: Duration = Duration::from_secs(5);
 /// Pause before a lost health stream is opened again.

@@ -11,14 +11,15 @@ use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use wk_node::probe::{CHECK_TIMEOUT, Misses, Verdict};
+use wk_node::probe::{CHECK_TIMEOUT, LAG_MAX, Misses, Verdict};
 use wk_rpc::dial::DialOptions;
 use wk_rpc::serve::INSTANCE_HEADER;
 
 use crate::engine::FactSender;
-use crate::limits::{HEALTH_GRACE, HEALTH_RETRY, LIVE_EVERY, LIVE_TIMEOUT};
+use crate::limits::{HEALTH_GRACE, HEALTH_RETRY};
 use crate::metrics::Counters;
 use crate::process::state_and_session;
+use crate::rounds::Round;
 use crate::table::{Fact, Probe};
 
 /// Says when a daemon may receive work.
@@ -87,49 +88,30 @@ async fn watch_once(
     Ok(())
 }
 
-/// The first common moment after `at`, counted from `zero`: all daemons are asked together, and the pings of their connections, which come when
-/// nothing was heard for a while, fall together then. An idle supervisor wakes once for all of them.
-fn round_after(zero: Instant, at: Instant) -> Instant {
-    let rounds = at.duration_since(zero).as_nanos() / LIVE_EVERY.as_nanos();
-    zero + LIVE_EVERY * u32::try_from(rounds + 1).unwrap_or(u32::MAX)
-}
-
-/// Begins the rounds in which all daemons are asked: one timer for all of them. Ends with the last of its listeners.
-pub(crate) fn rounds(zero: Instant) -> watch::Receiver<Instant> {
-    let (begin, round) = watch::channel(zero);
-    tokio::spawn(async move {
-        while !begin.is_closed() {
-            let due = round_after(zero, Instant::now());
-            tokio::time::sleep_until(due).await;
-            begin.send_replace(due);
-        }
-    });
-    round
-}
-
 /// Asks `wk.live` in each round and tells of each miss, and of the first answer after one. Never returns.
-pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, mut rounds: watch::Receiver<Instant>, counters: Arc<Counters>) {
-    // Who has just begun is asked after ten seconds at the earliest.
-    let first = Instant::now() + LIVE_EVERY;
+pub(crate) async fn live(channel: Channel, facts: FactSender, pid: u32, mut rounds: watch::Receiver<Round>, counters: Arc<Counters>) {
+    let began = Instant::now();
     // A predecessor may have counted some.
     let mut missed = true;
     while rounds.changed().await.is_ok() {
-        let due = *rounds.borrow_and_update();
-        if due < first {
+        let Round { due, how } = *rounds.borrow_and_update();
+        // Who has just begun is asked after a whole period at the earliest.
+        if due < began + how.period {
             continue;
         }
-        // We were late ourselves (host stalled, machine suspended): a miss would say nothing about the daemon.
         let lag = due.elapsed();
-        let late = lag > LIVE_TIMEOUT;
         counters.engine_lag.observe(lag.as_secs_f64());
         let asked = Instant::now();
-        let alive = check(&channel, LIVE_TIMEOUT).await;
+        let alive = check(&channel, how.timeout).await;
         if alive {
             counters.health_rtt.observe(asked.elapsed().as_secs_f64());
         }
-        if if alive { missed } else { !(late || traced(pid)) } {
+        // We were late ourselves (host stalled, machine suspended), to ask or to hear: a miss would say nothing about the daemon.
+        let late = lag > how.timeout || asked.elapsed() > how.timeout + LAG_MAX;
+        let outcome = if alive { Probe::Answered } else { silent(pid) };
+        if if alive { missed } else { !late && outcome != Probe::Answered } {
             missed = !alive;
-            facts.send(Fact::Alive(alive)).await;
+            facts.send(Fact::Alive(outcome)).await;
         }
     }
     std::future::pending().await
@@ -152,22 +134,17 @@ pub(crate) async fn probe(channel: Channel, facts: FactSender, pid: u32) {
             None => {}
         }
     }
-    let probe = match state(pid) {
-        // A debugger holds it: that it does not answer says nothing.
+    facts.send(Fact::Probed(silent(pid))).await;
+}
+
+/// What it says about a process that it does not answer.
+fn silent(pid: u32) -> Probe {
+    match state_and_session(pid).map(|(state, _)| state) {
+        // A debugger holds it: it says nothing.
         Some('t') => Probe::Answered,
         Some('T') => Probe::Stopped,
         _ => Probe::Silent,
-    };
-    facts.send(Fact::Probed(probe)).await;
-}
-
-/// A debugger holds it: that it does not answer says nothing.
-fn traced(pid: u32) -> bool {
-    state(pid) == Some('t')
-}
-
-fn state(pid: u32) -> Option<char> {
-    state_and_session(pid).map(|(state, _)| state)
+    }
 }
 
 async fn check(channel: &Channel, within: Duration) -> bool {
@@ -178,18 +155,5 @@ async fn check(channel: &Channel, within: Duration) -> bool {
         // It answered: the name is missing, the executor is not.
         Ok(Err(status)) => status.code() == Code::NotFound,
         Err(_) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_are_asked_at_the_same_moments() {
-        let zero = Instant::now();
-        let at = |ms| round_after(zero, zero + Duration::from_millis(ms)).duration_since(zero);
-        assert_eq!([at(0), at(3), at(9_999)], [LIVE_EVERY; 3]);
-        assert_eq!([at(10_000), at(10_001)], [LIVE_EVERY * 2; 2], "the moment itself is over");
     }
 }

@@ -237,6 +237,17 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_a_policy_hold_at_once_for_nobody_to_restart() {
+        let json = |cap: &str, period: &str| {
+            format!(r#"{{"supervisor.daemons.api.backoff.cap":"{cap}","supervisor.daemons.worker.user.liveness.period":"{period}"}}"#)
+        };
+        let (old, new) = (json("30s", "10s"), json("1s", "500ms"));
+        let changes = diff(&old, &new);
+        assert!(changes.len() == 2 && changes.iter().all(|c| c.effect == Effect::Live && c.daemons.is_empty()), "{changes:?}");
+        assert_eq!(fingerprints(&old), fingerprints(&new));
+    }
+
+    #[test]
     fn only_the_readers_of_a_key_fall_behind() {
         let (old, new) = (fingerprints(r#"{"tag":{"expire":"1s"}}"#), fingerprints(r#"{"tag":{"expire":"2s"}}"#));
         let behind: Vec<Daemon> = Daemon::ALL.into_iter().filter(|d| old.get(d) != new.get(d)).collect();

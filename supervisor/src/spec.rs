@@ -7,9 +7,13 @@ use std::time::Duration;
 use wk_node::graph;
 use wk_types::{Daemon, Pool};
 
+use crate::backoff;
 use crate::cause::{Cause, Exit};
 use crate::cgroup::Limits;
-use crate::limits::{HARD_STOP, START_TIMEOUT_MAX, STOP_TIMEOUT, TERM_DEADLINE, TERM_DEADLINE_CLUSTER, TERM_DEADLINE_GATEWAY};
+use crate::limits::{
+    HARD_STOP, LIVE_EVERY, LIVE_MISSES, LIVE_TIMEOUT, START_TIMEOUT_MAX, STOP_TIMEOUT, TERM_DEADLINE, TERM_DEADLINE_CLUSTER,
+    TERM_DEADLINE_GATEWAY,
+};
 
 /// One kind of daemon.
 #[derive(Debug, Clone)]
@@ -38,6 +42,10 @@ pub struct DaemonSpec {
     pub hard_stop: Option<Duration>,
     /// Which exits are followed by a restart.
     pub restart: RestartPolicy,
+    /// Pauses between restarts.
+    pub backoff: backoff::Policy,
+    /// How it is asked whether it lives.
+    pub liveness: Liveness,
     /// Restarts in a row, without a stable time in Ready between them, before it is given up; 0: never given up.
     pub max_restarts: u32,
     /// Set: ended and restarted when it has said for this long that it cannot take work.
@@ -63,6 +71,23 @@ pub enum RestartPolicy {
     OnFailure,
     /// None.
     Never,
+}
+
+/// How a daemon is asked whether it lives. Ranges and relations: `wk_config::LivenessPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Liveness {
+    /// From one check to the next.
+    pub period: Duration,
+    /// Deadline of one, less than `period`.
+    pub timeout: Duration,
+    /// Missed in a row that make it hung.
+    pub failures: u16,
+}
+
+impl Default for Liveness {
+    fn default() -> Self {
+        Self { period: LIVE_EVERY, timeout: LIVE_TIMEOUT, failures: LIVE_MISSES }
+    }
 }
 
 /// What becomes of a daemon when its supervisor dies.
@@ -121,6 +146,18 @@ impl Spec {
         self.daemons.iter().filter_map(|(daemon, spec)| Some((*daemon, spec.hard_stop?))).collect()
     }
 
+    /// Pauses between the restarts of a daemon.
+    #[must_use]
+    pub fn backoff(&self, daemon: Daemon) -> backoff::Policy {
+        self.daemons.get(&daemon).map(|spec| spec.backoff).unwrap_or_default()
+    }
+
+    /// How each daemon is asked whether it lives.
+    #[must_use]
+    pub fn liveness(&self) -> BTreeMap<Daemon, Liveness> {
+        self.daemons.iter().map(|(daemon, spec)| (*daemon, spec.liveness)).collect()
+    }
+
     /// The graph of `architecture.md` §3.
     #[must_use]
     pub fn standard(start_timeout: Duration) -> Self {
@@ -138,6 +175,8 @@ impl Spec {
             abort_on_timeout: false,
             hard_stop: None,
             restart: RestartPolicy::Always,
+            backoff: backoff::Policy::default(),
+            liveness: Liveness::default(),
             max_restarts: 0,
             unready_restart: None,
             escalate_after: None,

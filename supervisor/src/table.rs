@@ -74,8 +74,8 @@ pub enum Fact {
     HealthUp,
     /// `wk.ready` changed.
     Serving(bool),
-    /// A liveness check was answered, or not.
-    Alive(bool),
+    /// Outcome of a liveness check.
+    Alive(Probe),
     /// Outcome of a probe.
     Probed(Probe),
     /// The health connection is lost and did not come back.
@@ -92,10 +92,10 @@ pub enum Fact {
     Exited(Exit),
 }
 
-/// Outcome of a probe.
+/// Outcome of a liveness check, or of a probe, which is several in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probe {
-    /// One of its checks was answered, or a debugger holds the process.
+    /// One of the checks was answered, or a debugger holds the process.
     Answered,
     /// None was, and somebody has stopped the process (SIGSTOP).
     Stopped,

@@ -6,7 +6,6 @@ use wk_proto::supervisor::v1 as pb;
 use wk_types::Daemon;
 
 use super::Shared;
-use crate::backoff;
 use crate::cause::Exit;
 use crate::engine::{Reloaded, Snapshot, Why};
 use crate::names;
@@ -97,7 +96,9 @@ impl Shared {
             chain: why.chain.iter().map(link).collect(),
             last_exit: view.last_end.map(|end| last_exit(end, why.last_end_ago.unwrap_or_default())),
             log_tail: crate::logs::tail(&self.config.log_path(view.name), why.log_from, &self.cuts),
-            backoff_ms: (next..next + PAUSES_SHOWN).map(|n| millis(backoff::delay(n))).collect(),
+            backoff_ms: (next..next + PAUSES_SHOWN).map(|n| millis(why.backoff.delay(n))).collect(),
+            backoff_jitter: Some(why.backoff.jitter),
+            backoff_reset_ms: Some(millis(why.backoff.reset_after)),
             crashes: view.crashes,
             next_attempt_ms: view.next_attempt.map(millis),
         }

@@ -65,7 +65,7 @@ fn text(reply: &pb::WhyReply, paint: Paint) -> String {
     let flag = if instance.crash_loop { "; crash loop" } else { "" };
     add(format!("restarts      {}, the pause is at step {}{flag}", instance.restarts, reply.crashes));
     let pauses: Vec<String> = reply.backoff_ms.iter().map(|ms| age_exact(*ms)).collect();
-    add(format!("next pauses   {} … (±20 %, forgotten after 60 s of ready)", pauses.join(", ")));
+    add(format!("next pauses   {} …{}", pauses.join(", "), reply_policy(reply)));
     match reply.next_attempt_ms {
         Some(ms) => add(format!("next attempt  in {}", age_exact(ms))),
         None => add("next attempt  none is due".into()),
@@ -79,7 +79,16 @@ fn text(reply: &pb::WhyReply, paint: Paint) -> String {
     text.trim_end().to_owned()
 }
 
+/// How exact the pauses are, and until when; nothing where the supervisor does not say.
+fn reply_policy(reply: &pb::WhyReply) -> String {
+    let (Some(jitter), Some(reset)) = (reply.backoff_jitter, reply.backoff_reset_ms) else { return String::new() };
+    format!(" (±{} %, forgotten after {} of ready)", (jitter * 1000.0).round() / 10.0, age_exact(reset))
+}
+
 fn age_exact(ms: u64) -> String {
+    if (1..100).contains(&ms) {
+        return format!("{ms} ms");
+    }
     if ms < 60_000 && !ms.is_multiple_of(1000) { format!("{}.{} s", ms / 1000, ms % 1000 / 100) } else { format!("{} s", ms / 1000) }
 }
 
@@ -94,6 +103,7 @@ fn to_json(reply: &pb::WhyReply) -> serde_json::Value {
     json!({
         "instance": reply.instance.as_ref().map(json::instance), "chain": chain.collect::<Vec<_>>(), "last_exit": exit,
         "log_tail": reply.log_tail, "backoff_ms": reply.backoff_ms, "crashes": reply.crashes, "next_attempt_ms": reply.next_attempt_ms,
+        "backoff_jitter": reply.backoff_jitter, "backoff_reset_ms": reply.backoff_reset_ms,
     })
 }
 
@@ -124,13 +134,15 @@ mod tests {
             backoff_ms: vec![400, 800, 1600],
             crashes: 2,
             next_attempt_ms: Some(3100),
+            backoff_jitter: Some(0.125),
+            backoff_reset_ms: Some(90_000),
             ..Default::default()
         };
         let text = text(&reply, Paint { on: false });
         let parts = [
             "api@0 waiting: waits for gateway@0\n└─ gateway@0 backoff: exit 1; next try in 3.0 s",
             "last end      exit 1; generation 2, after 400ms, 12s ago",
-            "next pauses   0.4 s, 0.8 s, 1.6 s",
+            "next pauses   0.4 s, 0.8 s, 1.6 s … (±12.5 %, forgotten after 90 s of ready)",
             "next attempt  in 3.1 s",
             "  | boom",
         ];

@@ -8,6 +8,7 @@ use super::reload::Reloaded;
 use super::{Engine, Msg};
 use std::os::fd::OwnedFd;
 
+use crate::backoff;
 use crate::config::Config;
 use crate::events::Cause;
 use crate::listeners::Listeners;
@@ -42,6 +43,8 @@ pub struct Why {
     pub last_end_ago: Option<std::time::Duration>,
     /// Where the lines of the last generation begin in its log.
     pub log_from: u64,
+    /// Its pauses, as they are configured now.
+    pub backoff: backoff::Policy,
 }
 
 /// From the control thread.
@@ -294,7 +297,8 @@ impl Engine {
         let now = self.now();
         let chain = self.table.chain(now, name);
         let last_end_ago = chain.first()?.last_end.map(|end| now.saturating_sub(end.at));
-        Some(Why { chain, last_end_ago, log_from: self.log_offsets.get(&name).copied().unwrap_or(0) })
+        let backoff = self.config.spec.backoff(name.daemon);
+        Some(Why { chain, last_end_ago, log_from: self.log_offsets.get(&name).copied().unwrap_or(0), backoff })
     }
 }
 

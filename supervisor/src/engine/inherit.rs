@@ -11,6 +11,7 @@ use crate::heritage::{configured, monotonic_ns};
 use crate::ledger::NodeRecord;
 use crate::limits::{ADOPT_HOLD, TIDY_DELAY};
 use crate::notify::Passed;
+use crate::rounds::Rounds;
 use crate::table::{Fact, Flags, Kind, Request};
 use crate::{calls, ready};
 
@@ -129,7 +130,7 @@ impl Engine {
         let process = process.within(leaf);
         let mut tasks = JoinSet::new();
         tasks.spawn(ready::watch(channel.clone(), identity, facts.clone(), up));
-        let rounds = self.rounds.get_or_insert_with(|| ready::rounds(self.began.into())).clone();
+        let rounds = self.rounds.get_or_insert_with(|| Rounds::new(self.began.into(), self.config.spec.liveness())).of(name.daemon);
         tasks.spawn(ready::live(channel.clone(), facts, pid, rounds, self.counters.clone()));
         tasks.spawn(ended(process.clone(), self.tx.clone(), name, generation));
         self.notifier.store(&Passed::child_name(name), process.pidfd());

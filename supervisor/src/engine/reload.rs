@@ -68,6 +68,9 @@ impl Engine {
         let (logs_dir, bin_dir, roles) = (old.logs_dir.clone(), old.bin_dir.clone(), old.roles.clone());
         let new = Config { node_id, runtime_dir, data_dir, logs_dir, bin_dir, roles, ..new };
         self.table.reconfigure(new.spec.clone(), new.slots.clone());
+        if let Some(rounds) = &self.rounds {
+            rounds.follow(new.spec.liveness());
+        }
         self.fingerprints = marks;
         self.config = new.into();
         self.sealed = None;

@@ -283,7 +283,10 @@ impl Table {
             return format!("adopted {:.1} s ago, no health answer yet", now.saturating_sub(since).as_secs_f64());
         }
         match state {
-            State::Suspect => format!("{} liveness checks missed", run.misses),
+            State::Suspect => {
+                let failures = self.spec.daemons.get(&name.daemon).map(|s| s.liveness).unwrap_or_default().failures;
+                format!("{} of {failures} liveness checks missed", run.misses)
+            }
             State::Ready => String::new(),
             State::Degraded => self.why_degraded(now, name, run.serving),
             State::Starting if run.progress.recent(now) => {

@@ -7,7 +7,7 @@ use crate::backoff::Time;
 impl Table {
     /// Takes back the flag of who was ready for long enough. Orders the end of the node, once: who watches the supervisor decides what follows.
     pub(super) fn loops(&mut self, now: Time) {
-        for instance in self.instances.values_mut().filter(|i| i.crash_loop_end().is_some_and(|at| at <= now)) {
+        for instance in self.instances.values_mut().filter(|i| i.crash_loop_end(&self.spec).is_some_and(|at| at <= now)) {
             instance.backoff.settle();
         }
         let due = self.instances.values().filter_map(|i| Some((self.escalation(i)?, i.name))).min();
@@ -22,7 +22,7 @@ impl Table {
 
     /// When a crash loop is over or becomes the end of the node.
     pub(super) fn next_loop(&self) -> Option<Time> {
-        let ends = self.instances.values().filter_map(Instance::crash_loop_end);
+        let ends = self.instances.values().filter_map(|i| i.crash_loop_end(&self.spec));
         let escalations = self.instances.values().filter(|_| !self.escalated).filter_map(|i| self.escalation(i));
         ends.chain(escalations).min()
     }

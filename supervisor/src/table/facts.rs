@@ -7,7 +7,6 @@ use wk_types::InstanceName;
 use super::{Action, EndStep, Ending, Fact, LastEnd, Measure, Outcome, Probe, Rest, Run, Stop, Table};
 use crate::backoff::{Crash, Time};
 use crate::cause::{Cause, Exit};
-use crate::limits::LIVE_MISSES;
 use crate::spec::Orphans;
 
 impl Table {
@@ -30,6 +29,7 @@ impl Table {
     }
 
     fn run_fact(&mut self, now: Time, name: InstanceName, fact: Fact) {
+        let failures = self.spec.daemons.get(&name.daemon).map(|s| s.liveness).unwrap_or_default().failures;
         let Some(run) = self.instances.get_mut(&name).and_then(|i| i.run.as_mut()) else { return };
         match fact {
             Fact::HealthUp => {
@@ -43,12 +43,14 @@ impl Table {
                 run.lost = if serving { None } else { run.times.ready.map(|_| run.lost.unwrap_or(now)) };
                 self.first_ready(now, name);
             }
-            Fact::Alive(true) => run.misses = 0,
-            Fact::Alive(false) => {
+            Fact::Alive(Probe::Answered) => run.misses = 0,
+            Fact::Alive(missed) => {
                 run.misses = run.misses.saturating_add(1);
                 self.out.push(Action::Measured(name, Measure::Missed));
-                if run.misses >= LIVE_MISSES {
-                    self.end(now, name, Some(Cause::Hang("liveness checks unanswered".into())), EndStep::Abort);
+                if u16::from(run.misses) >= failures {
+                    run.stopped = missed == Probe::Stopped;
+                    let how = if run.stopped { "stopped, liveness checks unanswered" } else { "liveness checks unanswered" };
+                    self.end(now, name, Some(Cause::Hang(how.into())), EndStep::Abort);
                 }
             }
             Fact::Probed(Probe::Answered) => run.probing = false,
@@ -150,7 +152,7 @@ impl Table {
             self.note(name, false, format!("{cause}; left so by its policy (restart)"));
             return self.observe_one(now, name);
         }
-        let jitter = self.jitter();
+        let (jitter, policy) = (self.jitter(), self.spec.backoff(name.daemon));
         let Some(instance) = self.instances.get_mut(&name) else { return };
         instance.restarts += 1;
         instance.last_restart = Some(now);
@@ -158,7 +160,7 @@ impl Table {
             instance.start_crashes += 1;
         }
         let before = instance.backoff.crash_loop();
-        let delay = instance.backoff.on_crash(Crash { at: now, ready_for, heavy: cause.heavy(), jitter });
+        let delay = instance.backoff.on_crash(Crash { at: now, ready_for, heavy: cause.heavy(), jitter }, &policy);
         let given_up = cause.permanent() || self.spec.daemons.get(&name.daemon).is_some_and(|s| s.gives_up(instance.backoff.in_a_row()));
         let end = instance.ended_for(&cause);
         let (text, rest) = if given_up {

@@ -9,6 +9,7 @@ use wk_types::InstanceName;
 use super::progress::Progress;
 use crate::backoff::{Backoff, Time};
 use crate::cause::{Cause, Exit};
+use crate::spec::Spec;
 
 /// State of an instance as shown, `design/supervisor.md` §4.2. It is derived from facts, never stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -177,7 +178,7 @@ pub struct Run {
     pub misses: u8,
     /// A probe is under way.
     pub probing: bool,
-    /// Somebody had stopped it when it did not answer a probe.
+    /// Somebody had stopped it when it did not answer.
     #[serde(default)]
     pub stopped: bool,
     /// We are ending it.
@@ -362,8 +363,8 @@ impl Instance {
     }
 
     /// When its crash loop is over, as things are.
-    pub(super) fn crash_loop_end(&self) -> Option<Time> {
-        self.backoff.crash_loop_end(self.run.as_ref().and_then(|r| r.times.ready))
+    pub(super) fn crash_loop_end(&self, spec: &Spec) -> Option<Time> {
+        self.backoff.crash_loop_end(self.run.as_ref().and_then(|r| r.times.ready), &spec.backoff(self.name.daemon))
     }
 
     /// A process exists or is being made.

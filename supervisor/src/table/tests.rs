@@ -11,6 +11,7 @@ use super::*;
 use crate::cause::{Cause, Exit};
 
 mod faults;
+mod numbers;
 mod policies;
 mod published;
 mod restart;
@@ -298,11 +299,11 @@ fn three_missed_checks_are_a_hang_and_answers_reset_them() {
     let mut world = World::new();
     world.start();
     let user = at(Daemon::Worker(Pool::User));
-    for alive in [false, false, true, false, false] {
-        world.fact(user, Fact::Alive(alive));
+    for outcome in [Probe::Silent, Probe::Silent, Probe::Answered, Probe::Silent, Probe::Silent] {
+        world.fact(user, Fact::Alive(outcome));
     }
     assert_eq!(world.state(user), State::Suspect);
-    world.fact(user, Fact::Alive(false));
+    world.fact(user, Fact::Alive(Probe::Silent));
     assert_eq!(world.state(user), State::Stopping, "SIGABRT was sent, a core may be written");
     world.pass(5_100);
     world.pass(500);
@@ -435,7 +436,7 @@ impl World {
         match step {
             Step::Exit(w, code) => self.fact(self.pick(w), Fact::Exited(Exit::Code(code))),
             Step::Serving(w, serving) => self.fact(self.pick(w), Fact::Serving(serving)),
-            Step::Missed(w) => self.fact(self.pick(w), Fact::Alive(false)),
+            Step::Missed(w) => self.fact(self.pick(w), Fact::Alive(Probe::Silent)),
             Step::Probe(w, alive) => self.fact(self.pick(w), Fact::Probed(if alive { Probe::Answered } else { Probe::Silent })),
             Step::Lost(w) => self.fact(self.pick(w), Fact::HealthLost),
             Step::Pass(ms) => self.pass(ms),
@@ -478,8 +479,8 @@ proptest! {
     /// Whatever happens, the rules of `Table::check` and of the world's own assertions hold; a stop of everything always ends, and a start
     /// after it, in a world that obeys again, always reaches Ready.
     #[test]
-    fn invariants_hold_and_the_node_can_always_be_stopped_and_started(steps in prop::collection::vec(step(), 1..60), parallel in 0u16..4) {
-        let mut world = World::of(Spec { parallel: NonZeroU16::new(parallel), ..Spec::standard(Duration::from_secs(60)) });
+    fn invariants_hold_and_the_node_can_always_be_stopped_and_started(steps in prop::collection::vec(step(), 1..60), parallel in 0u16..4, spec in numbers::node()) {
+        let mut world = World::of(Spec { parallel: NonZeroU16::new(parallel), ..spec });
         world.start();
         for step in steps {
             world.play(step);

@@ -11,6 +11,7 @@ mod journal;
 mod metrics;
 mod names;
 mod node;
+mod numbers;
 mod pending;
 mod policies;
 mod process;

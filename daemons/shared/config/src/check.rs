@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+mod policies;
+
 use crate::load::Given;
 use crate::problem::{Problem, component_of};
 use crate::schema::Config;
@@ -59,6 +61,7 @@ pub(crate) fn check(config: &Config, given: &Given, problems: &mut Vec<Problem>,
     if !matches!(journal.as_str(), "" | "auto" | "off") && !journal.starts_with('/') {
         refuse("supervisor.journal", journal.clone(), "auto, off, or the path of a socket");
     }
+    policies::check(config, given, problems);
     warn(config, given, warnings);
 }
 

@@ -23,4 +23,4 @@ pub use load::{Inputs, JsonError, Loaded, load, load_file};
 pub use problem::{ConfigError, Problem};
 pub use runtime::{RUNTIME_BASE_BYTES_MAX, RuntimeError, runtime_bases, runtime_dir};
 pub use schema::*;
-pub use value::{ByteSize, HostPort, ListenAddr, Orphans, PeerNode, Restart, Role, Secret};
+pub use value::{ByteSize, Exact, HostPort, ListenAddr, Orphans, PeerNode, Restart, Role, Secret};

@@ -5,6 +5,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+mod exact;
+
+pub use exact::Exact;
+
 /// Text of a key, as one scalar or as a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Raw {
@@ -78,6 +82,7 @@ parsed! {
     u16: "a whole number from 0 to 65535", |t| t.parse().ok(), ToString::to_string;
     u32: "a whole number", |t| t.parse().ok(), ToString::to_string;
     u64: "a whole number", |t| t.parse().ok(), ToString::to_string;
+    f64: "a number such as 2 or 0.2", |t| t.parse().ok().filter(|n: &f64| n.is_finite()), ToString::to_string;
     String: "text", |t| Some(t.to_owned()), Clone::clone;
     Duration: "a duration such as 500ms, 5s, 3m, 2h or 7d", parse_duration, show_duration;
     ByteSize: "a size such as 512KB, 256MB or 1GB", ByteSize::parse, |b| b.0.to_string();

@@ -231,7 +231,7 @@ fn a_held_one_is_left_alone_until_it_is_let_go() {
     world.start();
     world.table.hold(&["worker.user".into()]).unwrap();
     for _ in 0..5 {
-        world.fact(at(USER), Fact::Alive(false));
+        world.fact(at(USER), Fact::Alive(Probe::Silent));
     }
     assert_eq!(world.state(at(USER)), State::Suspect, "a debugger makes every process look hung");
     world.begin(Kind::Roll, &["worker.user"], pace(1, 0)).unwrap();

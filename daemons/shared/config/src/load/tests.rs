@@ -180,6 +180,47 @@ fn wss_is_refused_with_what_to_do_instead() {
     assert!(yaml("wssConfig: {certFile: c}").unwrap().warnings.iter().any(|w| w.starts_with("wssConfig has no effect")));
 }
 
+/// Everything wrong with the numbers of a policy at once, each with its key, its value, what would be taken, and its line.
+#[test]
+fn numbers_of_a_policy_that_make_no_sense_are_refused_together() {
+    let text = "supervisor:\n  daemons:\n    api:\n      backoff: {base: 0, factor: 0.5, jitter: 1.5, resetAfter: 0s}\n      \
+                liveness: {period: 0, failures: 0}\n    gateway:\n      backoff: {base: 1m}\n      liveness: {period: 500ms, tiemout: 1s}\n    \
+                worker.push:\n      backoff: {base: 10s, cap: 1s}\n      liveness: {timeout: 10s}\n";
+    let error = yaml(text).unwrap_err().to_string();
+    let at = "supervisor: supervisor.daemons";
+    for told in [
+        "api.backoff.base = \"0\" is refused: expected 1ms to 1h (wukongim.yaml:4)",
+        "api.backoff.factor = \"0.5\" is refused: expected 1 to 100 (wukongim.yaml:4)",
+        "api.backoff.jitter = \"1.5\" is refused: expected 0 to 1 (wukongim.yaml:4)",
+        "api.backoff.resetAfter = \"0s\" is refused: expected 1s to 168h (wukongim.yaml:4)",
+        "api.liveness.period = \"0\" is refused: expected 100ms to 1h (wukongim.yaml:5)",
+        "api.liveness.failures = \"0\" is refused: expected 1 to 100 (wukongim.yaml:5)",
+        "gateway.backoff.base = \"1m\" is refused: expected at most supervisor.daemons.gateway.backoff.cap, which is 30s by default (wukongim.yaml:7)",
+        "gateway.liveness.period = \"500ms\" is refused: expected more than supervisor.daemons.gateway.liveness.timeout, which is 2s by default \
+         (wukongim.yaml:8)",
+        "gateway.liveness.tiemout = \"1s\" is refused: expected a known key, did you mean supervisor.daemons.gateway.liveness.timeout? \
+         (wukongim.yaml:8)",
+        "worker.push.backoff.base = \"10s\" is refused: expected at most supervisor.daemons.worker.push.backoff.cap, which is 1s (wukongim.yaml:10)",
+        "worker.push.liveness.timeout = \"10s\" is refused: expected less than supervisor.daemons.worker.push.liveness.period, which is 10s by \
+         default (wukongim.yaml:11)",
+    ] {
+        assert!(error.contains(&format!("{at}.{told}")), "{told} is missing in\n{error}");
+    }
+    assert_eq!(error.matches("is refused").count(), 11, "nothing is told twice: {error}");
+}
+
+#[test]
+fn numbers_of_a_policy_are_taken_zero_included() {
+    let text = "supervisor: {daemons: {api: {backoff: {base: 10ms, factor: 1.5, cap: 10ms, jitter: 0}, liveness: {period: 500ms, timeout: 200ms}}}}";
+    let config = with_env(text, &[("WK_SUPERVISOR_DAEMONS_API_LIVENESS_FAILURES", "2")]).unwrap().config;
+    let api = &config.supervisor.daemons.api;
+    assert_eq!((api.backoff.base.0, api.backoff.cap.0), (Duration::from_millis(10), Duration::from_millis(10)));
+    assert_eq!((api.backoff.factor.0, api.backoff.jitter.0, api.backoff.reset_after.0), (1.5, 0.0, Duration::from_secs(60)));
+    assert_eq!((api.liveness.timeout.0, api.liveness.failures.0), (Duration::from_millis(200), 2));
+    assert_eq!(config.supervisor.daemons.cluster, Config::default().supervisor.daemons.cluster, "each daemon has its own");
+    assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+}
+
 #[test]
 fn conditions_between_keys() {
     for (text, key) in [

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{h, ms, s};
-use crate::value::{ByteSize, HostPort, ListenAddr, Orphans, PeerNode, Restart, Role, Secret, named};
+use crate::value::{ByteSize, Exact, HostPort, ListenAddr, Orphans, PeerNode, Restart, Role, Secret, named};
 
 section! {
     /// Cluster.
@@ -246,12 +246,13 @@ section! {
         abort_on_timeout: bool = false, "abortOnTimeout";
         /// Set: at its stop deadline it is killed only when it does not work, and after this time. Not set: 5m for cluster, none for others.
         hard_stop_timeout: Option<Duration> = None, "hardStopTimeout";
-        /// Restarts in a row before it is given up, forgotten after a minute of ready and by `wkctl start` or `restart`; 0: never given up.
+        /// Restarts in a row before it is given up, forgotten after `backoff.resetAfter` of ready and by `wkctl start` or `restart`; 0: never
+        /// given up.
         max_restarts: u32 = 0, "maxRestarts";
         /// Restart of a daemon that has said for this long that it cannot take work, while all it requires is ready; not set: it is left alone.
         unready_restart: Option<Duration> = None, "unreadyRestart";
-        /// A crash loop (five crashes in a minute, no minute of readiness since) that lasts for this long ends the node and the supervisor
-        /// with code 101; not set: it is tried again for ever.
+        /// A crash loop (five crashes in a minute, not ready for `backoff.resetAfter` since) that lasts for this long ends the node and the
+        /// supervisor with code 101; not set: it is tried again for ever.
         escalate_after: Option<Duration> = None, "escalateAfter";
         /// What becomes of it when the supervisor dies. Default adopt.
         orphans: Orphans = Orphans::Adopt, "orphans";
@@ -263,6 +264,41 @@ section! {
         cpu_weight: Option<u16> = None, "cpuWeight";
         /// Limit of open descriptors; not set: that of the supervisor.
         files_max: Option<u64> = None, "filesMax";
+    }
+    sections {
+        /// Pauses between its restarts.
+        backoff: BackoffPolicy = "backoff";
+        /// How it is asked whether it lives.
+        liveness: LivenessPolicy = "liveness";
+    }
+}
+
+section! {
+    /// Pauses between the restarts of a daemon: none after its first crash, then `base`, and each `factor` times the one before, up to `cap`.
+    /// Holds from its next crash on; a pause under way ends as it was begun. The supervisor's alone: systemd restarts the native units.
+    BackoffPolicy {
+        /// First pause; also after a crash before it was ready. Default 200ms.
+        base: Exact<Duration> = Exact(ms(200)), "base", Exact(ms(1))..=Exact(h(1));
+        /// Growth. Default 2.
+        factor: Exact<f64> = Exact(2.0), "factor", Exact(1.0)..=Exact(100.0);
+        /// Longest pause, at least `base`. Default 30s.
+        cap: Exact<Duration> = Exact(s(30)), "cap", Exact(ms(1))..=Exact(h(24));
+        /// Share of a pause by which it is longer or shorter at random. Default 0.2.
+        jitter: Exact<f64> = Exact(0.2), "jitter", Exact(0.0)..=Exact(1.0);
+        /// Ready for so long, and for twice the last pause, it has no crashes behind it. Default 60s.
+        reset_after: Exact<Duration> = Exact(s(60)), "resetAfter", Exact(s(1))..=Exact(h(24 * 7));
+    }
+}
+
+section! {
+    /// Liveness checks of a daemon. Holds at once. Daemons of the same period are asked together; a period of its own is a wake-up of its own.
+    LivenessPolicy {
+        /// From one check to the next. Default 10s.
+        period: Exact<Duration> = Exact(s(10)), "period", Exact(ms(100))..=Exact(h(1));
+        /// Deadline of one check, less than `period`. Default 2s.
+        timeout: Exact<Duration> = Exact(s(2)), "timeout", Exact(ms(10))..=Exact(s(600));
+        /// Checks missed in a row that make it hung: it is ended and restarted. Default 3.
+        failures: Exact<u16> = Exact(3), "failures", Exact(1)..=Exact(100);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use wk_proto::cluster::v1 as pb;
 
 use super::{CallError, ClusterData, Op, ReplyResult};
@@ -17,6 +18,22 @@ macro_rules! call {
             _ => Err(CallError::Mismatch),
         }
     };
+}
+
+/// A call that changes nothing: asked again when its stream ends before the answer came, within the same deadline.
+macro_rules! ask {
+    ($self:ident, $op:ident($request:expr), $deadline:expr) => {{
+        let (request, until) = ($request, Instant::now() + $deadline);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match $self.call(Op::$op(request.clone()), left).await {
+                Err(CallError::UnknownOutcome) if Instant::now() < until => {}
+                Ok(ReplyResult::$op(reply)) => break Ok(reply),
+                Ok(_) => break Err(CallError::Mismatch),
+                Err(err) => break Err(err),
+            }
+        }
+    }};
 }
 
 impl ClusterData {
@@ -39,12 +56,12 @@ impl ClusterData {
         if answers.len() == count { Ok(answers) } else { Err(CallError::Mismatch) }
     }
 
-    /// Messages of one channel by sequence.
+    /// Messages of one channel by sequence. Outlives the death of a cluster process whose next life answers in time.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn read(&self, request: pb::ReadRequest) -> Result<pb::ReadReply, CallError> {
-        call!(self, Read(request), LOOKUP_DEADLINE)
+        ask!(self, Read(request), LOOKUP_DEADLINE)
     }
 
     /// Changes of metadata of one routing id, applied together. Returns the log index of the change.
@@ -74,12 +91,12 @@ impl ClusterData {
         call!(self, Journal(request), deadline)
     }
 
-    /// Members of a list in key order.
+    /// Members of a list in key order. Asked again as [`Self::read`].
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn scan(&self, request: pb::ScanRequest) -> Result<pb::ScanReply, CallError> {
-        call!(self, Scan(request), LOOKUP_DEADLINE)
+        ask!(self, Scan(request), LOOKUP_DEADLINE)
     }
 
     /// Saves consumers' positions.

@@ -2,8 +2,8 @@
 //!
 //! One long-lived stream per client; requests carry correlation ids and are answered in any order. No task is started per call: a call is a
 //! slot in a table and a oneshot. Guarantee: a call that was handed to a stream which then ends returns [`CallError::UnknownOutcome`], never
-//! anything else; a call that returns [`CallError::NotSent`] was not handed over. What is deliberately absent: retries, batching over time,
-//! and ordering between calls (whoever needs one append in flight per channel keeps it so).
+//! anything else; a call that returns [`CallError::NotSent`] was not handed over. What is deliberately absent: retries (but of
+//! reads whose stream ended), batching over time, and ordering between calls (whoever needs one append in flight per channel keeps it so).
 
 mod calls;
 mod driver;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wk_proto::cluster::v1::{AllocIdsRequest, Code};
+use wk_proto::cluster::v1::{AllocIdsRequest, Code, ReadRequest};
 use wk_rpc::{CallError, ClusterData, Op, table};
 
 use crate::fake::{ClusterServer, DEADLINE, TableServer, table as sample};
@@ -60,6 +60,28 @@ async fn a_new_incarnation_ends_open_calls_and_serves_the_next() {
     assert!(matches!(outcome, Err(CallError::UnknownOutcome)), "{outcome:?}");
     // The next call waits for the new process.
     assert_eq!(cluster.call(alloc(4), DEADLINE).await.map(|_| ()).map_err(|e| e.to_string()), Ok(()));
+}
+
+#[tokio::test]
+async fn a_read_is_asked_again_in_the_next_life() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, old, new) = (dir.path().join("node.sock"), dir.path().join("c1.sock"), dir.path().join("c2.sock"));
+    let first = ClusterServer::start(&old);
+    let table_server = TableServer::start(&node, sample(1, &old));
+    let cluster = ClusterData::connect(table::watch(&node, "test", 1));
+    let open = tokio::spawn({
+        let cluster = cluster.clone();
+        async move { cluster.read(ReadRequest::default()).await }
+    });
+    first.swallowed(1).await;
+    let second = ClusterServer::start(&new);
+    second.swallowed.send_replace(1);
+    table_server.tables.send_replace(sample(2, &new));
+    let answer = tokio::time::timeout(DEADLINE, open).await.unwrap().unwrap();
+    assert!(answer.is_ok(), "{answer:?}");
+    // Nobody answers: its deadline stands.
+    second.swallowed.send_replace(0);
+    assert!(matches!(cluster.read(ReadRequest::default()).await, Err(CallError::UnknownOutcome)));
 }
 
 #[tokio::test]

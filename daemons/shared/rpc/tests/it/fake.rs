@@ -114,6 +114,7 @@ impl NodeTable for TableService {
 }
 
 /// Serves the data stream: `AllocIds` with an even count is answered, `count == 13` refused, other requests are swallowed and counted.
+/// A `Read` is answered after the first thing that was swallowed, which it may be itself.
 pub(crate) struct ClusterServer {
     pub(crate) swallowed: watch::Sender<u32>,
     path: PathBuf,
@@ -152,9 +153,17 @@ impl Data for DataService {
         let swallowed = self.swallowed.clone();
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
-                let Some(cluster::request::Op::AllocIds(alloc)) = request.op else { continue };
                 let mut reply = cluster::Reply { id: request.id, ..cluster::Reply::default() };
-                match alloc.count {
+                let count = match request.op {
+                    Some(cluster::request::Op::AllocIds(alloc)) => alloc.count,
+                    Some(cluster::request::Op::Read(_)) if *swallowed.borrow() > 0 => {
+                        reply.result = Some(cluster::reply::Result::Read(cluster::ReadReply::default()));
+                        0
+                    }
+                    _ => 1,
+                };
+                match count {
+                    0 => {}
                     13 => {
                         let code = cluster::Code::Overloaded.into();
                         reply.error = Some(cluster::Error { code, detail: "unlucky".into(), retry_after_ms: 5 });

@@ -7,6 +7,7 @@ mod chat;
 mod crash;
 mod load;
 mod native;
+mod posts;
 mod roll_worker;
 mod rolls;
 mod scale;

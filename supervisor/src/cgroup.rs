@@ -88,11 +88,7 @@ impl Cgroups {
         if let Err(err) = &vacated {
             tracing::warn!(%err, group = %base.display(), "we cannot leave the delegated group: its leaves get no limits");
         }
-        let words = |file: &str| -> Vec<String> {
-            let text = fs::read_to_string(base.join(file)).unwrap_or_default();
-            text.split_whitespace().map(str::to_owned).collect()
-        };
-        let (offered, before) = (words("cgroup.controllers"), words("cgroup.subtree_control"));
+        let (offered, before) = (words(&base.join("cgroup.controllers")), words(&base.join("cgroup.subtree_control")));
         let mut controllers = Vec::new();
         for name in CONTROLLERS.iter().filter(|c| vacated.is_ok() && offered.iter().any(|o| o == *c)) {
             match fs::write(base.join("cgroup.subtree_control"), format!("+{name}")) {
@@ -104,11 +100,11 @@ impl Cgroups {
         Ok(Self { base, controllers, renewed })
     }
 
-    /// Whether [`Self::open`] would find a tree; changes nothing.
+    /// The folder that [`Self::open`] would use, which need not exist, and the controllers that are there for it; changes nothing.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn possible(choice: &Choice) -> Result<String, String> {
+    pub fn possible(choice: &Choice) -> Result<(PathBuf, Vec<String>), String> {
         let base = match choice {
             Choice::Off => return Err("switched off".into()),
             Choice::Dir(dir) => dir.clone(),
@@ -116,7 +112,11 @@ impl Cgroups {
         };
         let there = base.ancestors().find(|p| p.exists()).unwrap_or(&base);
         let ours = rustix::fs::access(there, rustix::fs::Access::WRITE_OK).is_ok() && there.join("cgroup.procs").exists();
-        if ours { Ok(format!("cgroup {}", base.display())) } else { Err(format!("{} cannot be written by us", base.display())) }
+        if !ours {
+            return Err(format!("{} cannot be written by us", base.display()));
+        }
+        let controllers = words(&there.join("cgroup.controllers"));
+        Ok((base, controllers))
     }
 
     /// Folder and controllers, for status.
@@ -257,6 +257,11 @@ impl Leaf {
     }
 }
 
+/// Words of a flat file; none without it.
+pub(crate) fn words(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
 /// Value of a key in a flat file; 0 without one.
 fn count(path: &Path, key: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
@@ -274,6 +279,17 @@ mod tests {
         let error = Cgroups::open(&Choice::Dir(dir.path().into())).unwrap_err();
         assert!(error.contains("is not a group of version 2"), "{error}");
         assert_eq!((Choice::parse("auto"), Choice::parse("/x")), (Choice::Auto, Choice::Dir("/x".into())));
+    }
+
+    #[test]
+    fn a_folder_that_is_to_be_made_gets_the_controllers_above_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("cgroup wukongim/a");
+        assert!(Cgroups::possible(&Choice::Dir(deep.clone())).unwrap_err().contains("cannot be written"), "no group");
+        fs::write(dir.path().join("cgroup.procs"), "").unwrap();
+        fs::write(dir.path().join("cgroup.controllers"), "cpu memory\n").unwrap();
+        let found = Cgroups::possible(&Choice::Dir(deep.clone())).unwrap();
+        assert_eq!(found, (deep, vec!["cpu".to_owned(), "memory".to_owned()]));
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Control groups, and whether the limits of the configuration will hold.
 
-use std::fs;
 use std::path::Path;
 
 use super::place::Place;
 use super::{Finding, fine, warning};
-use crate::cgroup::{Cgroups, Choice, Limits};
+use crate::cgroup::{Cgroups, Choice, Limits, words};
 use crate::config::Config;
 
 /// Where version 2 is mounted. Source: the systemd file hierarchy; a mixed hierarchy has it below `unified`.
@@ -15,11 +14,7 @@ const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 pub(super) fn look(config: &Config, place: &Place) -> Vec<Finding> {
     let tree = match &place.unit {
         Some(_) if config.cgroup == Choice::Auto => of_unit(place),
-        _ => Cgroups::possible(&config.cgroup).map(|text| {
-            let dir = text.strip_prefix("cgroup ").map(Path::new).map(nearest).unwrap_or(Path::new("/"));
-            let controllers = words(&dir.join("cgroup.controllers"));
-            (text, controllers)
-        }),
+        _ => Cgroups::possible(&config.cgroup).map(|(dir, controllers)| (format!("cgroup {}", dir.display()), controllers)),
     };
     let (way, controllers) = match tree {
         Ok((text, controllers)) => (fine("cgroup", text), controllers),
@@ -41,10 +36,6 @@ pub(super) fn look(config: &Config, place: &Place) -> Vec<Finding> {
     std::iter::once(way).chain(unheld).collect()
 }
 
-fn nearest(path: &Path) -> &Path {
-    path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"))
-}
-
 /// Keys of limits that are set and whose controller is not there.
 fn missing(limits: &Limits, controllers: &[String]) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
     let set = [
@@ -64,10 +55,6 @@ fn of_unit(place: &Place) -> Result<(String, Vec<String>), String> {
     let both: Vec<String> = delegated.into_iter().filter(|c| here.contains(c)).collect();
     let list = if both.is_empty() { "none".to_owned() } else { both.join(", ") };
     Ok((format!("delegated by the unit, controllers: {list}"), both))
-}
-
-fn words(path: &Path) -> Vec<String> {
-    fs::read_to_string(path).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -69,8 +69,10 @@ impl fmt::Display for Failure {
 
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
+        if patient::gave_up(&status) {
+            return Self { silent: true, ..Self::new(EXIT_UNREACHABLE, format!("no answer within {} s", ANSWER_WITHIN.as_secs())) };
+        }
         let code = match status.code() {
-            tonic::Code::DeadlineExceeded => return Self { silent: true, ..Self::new(EXIT_UNREACHABLE, status.message()) },
             tonic::Code::PermissionDenied => EXIT_PERMISSION,
             tonic::Code::ResourceExhausted => 75,
             tonic::Code::NotFound => return Self::new(EXIT_UNKNOWN, status.message()),

@@ -27,7 +27,8 @@ const READY: &str = "wk.ready";
 /// Answered by the executor that does the daemon's work.
 const LIVE: &str = "wk.live";
 /// The one connection to a daemon: HTTP/2 pings, also while idle. Source: `design/supervisor.md` §4.5.
-pub(crate) const DIAL: DialOptions = DialOptions { keep_alive: Some((Duration::from_secs(5), Duration::from_secs(5))) };
+pub(crate) const DIAL: DialOptions =
+    DialOptions { keep_alive: Some((Duration::from_secs(5), Duration::from_secs(5))), answer_within: None };
 
 /// Follows `wk.ready` for the life of a generation; `up`: it has answered before, so that silence is a loss. Never returns; the owner drops
 /// it when the process has ended.

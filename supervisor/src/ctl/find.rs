@@ -9,7 +9,7 @@ use std::time::Duration;
 use wk_config::{Config, Env, runtime_bases};
 use wk_proto::supervisor::v1 as pb;
 
-use super::patient::{ANSWER_WITHIN, Client, Patient};
+use super::patient::{ANSWER_WITHIN, Client};
 use super::{EXIT_PERMISSION, EXIT_UNREACHABLE, EXIT_USAGE, Failure};
 use crate::installed::is_installed;
 
@@ -96,8 +96,11 @@ pub(super) async fn dial(dir: &Path, within: Duration) -> Result<Client, Failure
             _ => Failure::new(EXIT_UNREACHABLE, format!("no supervisor answers on {} ({error}); {}", path.display(), how(is_installed()))),
         });
     }
-    let channel = wk_rpc::dial(&path).await.map_err(|e| Failure::new(EXIT_UNREACHABLE, format!("{e}; {}", how(is_installed()))))?;
-    Ok(Client::new(Patient::new(channel, within)))
+    let options = wk_rpc::dial::DialOptions { answer_within: Some(within), ..Default::default() };
+    let channel = wk_rpc::dial::dial_with(&path, options)
+        .await
+        .map_err(|e| Failure::new(EXIT_UNREACHABLE, format!("{e}; {}", how(is_installed()))))?;
+    Ok(Client::new(channel))
 }
 
 /// Ends the resident supervisor of a node whose daemons are all down, and waits until it is gone. `None` or `false`: it stays.

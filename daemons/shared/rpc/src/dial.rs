@@ -29,6 +29,8 @@ pub struct DialError {
 pub struct DialOptions {
     /// Interval and timeout of HTTP/2 pings, also while idle; `None`: no pings.
     pub keep_alive: Option<(Duration, Duration)>,
+    /// A call without an answer, or the beginning of its stream, for so long fails; `None`: it waits.
+    pub answer_within: Option<Duration>,
 }
 
 /// Connects now.
@@ -72,6 +74,10 @@ fn endpoint(options: DialOptions) -> Endpoint {
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES);
+    let endpoint = match options.answer_within {
+        Some(within) => endpoint.timeout(within),
+        None => endpoint,
+    };
     match options.keep_alive {
         Some((interval, timeout)) => endpoint.http2_keep_alive_interval(interval).keep_alive_timeout(timeout).keep_alive_while_idle(true),
         None => endpoint,

@@ -28,21 +28,24 @@ impl Engine {
         while !actions.is_empty() {
             let (more, deeds): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_word);
             words.extend(more);
-            let told = deeds.into_iter().filter_map(|deed| self.act(deed)).count();
-            actions = if told > 0 { self.table.tick(self.now()) } else { Vec::new() };
+            let mut heard = false;
+            for deed in deeds {
+                heard |= self.act(deed);
+            }
+            actions = if heard { self.table.tick(self.now()) } else { Vec::new() };
         }
         for word in words {
             self.act(word);
         }
     }
 
-    /// `Some`: the table has heard of it.
-    fn act(&mut self, action: Action) -> Option<()> {
+    /// Returns whether the table has heard of what came of it.
+    fn act(&mut self, action: Action) -> bool {
         match action {
             Action::Spawn(name, generation) => {
                 let fact = self.spawn(name, generation);
                 self.table.hear(self.now(), name, generation, fact);
-                return Some(());
+                return true;
             }
             Action::Activate(name, generation) => self.with_child(name, generation, |c| {
                 c.tasks.spawn(calls::activate(c.channel.clone()));
@@ -57,9 +60,9 @@ impl Engine {
                 });
             }
             Action::Look(name, generation) => {
-                let pid = self.children.get(&name).map(|c| c.process.number())?;
+                let Some(pid) = self.children.get(&name).map(|c| c.process.number()) else { return false };
                 self.table.hear(self.now(), name, generation, Fact::Work(crate::process::work(pid)));
-                return Some(());
+                return true;
             }
             Action::Signal(name, generation, sig) => {
                 self.counters.signal(sig);
@@ -89,12 +92,12 @@ impl Engine {
             Action::Looping(name, cause) => self.looping(name, &cause),
             Action::Escalate(name) => {
                 self.escalate(name);
-                return Some(());
+                return true;
             }
             Action::Measured(name, measure) => self.counters.measure(name.daemon, &measure),
             Action::Moved(moved) => self.moved(*moved),
         }
-        None
+        false
     }
 
     pub(super) fn with_child(&mut self, name: InstanceName, generation: u64, act: impl FnOnce(&mut Child)) {

@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
 use wk_proto::supervisor::v1 as pb;
 
-use crate::limits::{EVENT_FILE_BYTES_MAX, EVENT_RING, EVENT_SUBSCRIBER_MAX};
+use crate::limits::{EVENT_FILE_BYTES_MAX, EVENT_RING, EVENT_SUBSCRIBER_MAX, JOURNAL_LAST_PAUSE, JOURNAL_LAST_WORDS};
 use crate::metrics::Counters;
 
 use fold::Fold;
@@ -157,11 +157,11 @@ struct Inner {
 }
 
 impl Inner {
-    /// Sends what waits for the journal. Returns whether some still does.
-    fn send_waiting(&mut self) -> bool {
-        let Some(journal) = &mut self.journal else { return false };
-        self.counters.journal_dropped.inc_by(journal.send());
-        journal.is_behind()
+    /// Sends what waits for the journal. Returns when to try again, if some still does.
+    fn send_waiting(&mut self, now: Instant) -> Option<Instant> {
+        let journal = self.journal.as_mut()?;
+        self.counters.journal_dropped.inc_by(journal.send(now));
+        journal.retry(now)
     }
 }
 
@@ -214,7 +214,7 @@ impl Hub {
                 inner.counters.events_unwritten.inc();
             }
             if let Some(journal) = &mut inner.journal {
-                inner.counters.journal_dropped.inc_by(journal.write(event.clone()));
+                inner.counters.journal_dropped.inc_by(journal.write(Instant::now(), event.clone()));
             }
             // Nobody listens: nobody misses it.
             drop(self.news.send(event));
@@ -227,7 +227,7 @@ impl Hub {
         let now = Instant::now();
         let due = if all { inner.fold.rest(now) } else { inner.fold.due(now) };
         self.write(&mut inner, due);
-        let retry = inner.send_waiting().then(|| now + journal::RETRY);
+        let retry = inner.send_waiting(now);
         inner.fold.next().into_iter().chain(retry).min()
     }
 
@@ -260,6 +260,21 @@ impl Hub {
             }
         }
         self.settle(true);
+        self.last_words().await;
+    }
+
+    /// What the journal had no room for: it reads, and a stop has more events at once than it has places.
+    async fn last_words(&self) {
+        let until = tokio::time::Instant::now() + JOURNAL_LAST_WORDS;
+        let behind = || self.inner.lock().map_or(0, |inner| inner.journal.as_ref().map_or(0, Journal::behind));
+        while behind() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(JOURNAL_LAST_PAUSE).await;
+            self.settle(true);
+        }
+        let lost = behind();
+        if lost > 0 {
+            tracing::warn!(lost, "the journal takes no entries, these are in the event file only");
+        }
     }
 }
 
@@ -390,6 +405,32 @@ mod tests {
         assert!(file.write(&event(1)));
         assert_eq!(fs::read_to_string(dir.path().join("events.jsonl.1")).unwrap(), "old\n");
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_events_wait_for_a_journal_that_is_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let reader = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let filler = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        reader.set_nonblocking(true).unwrap();
+        filler.set_nonblocking(true).unwrap();
+        while filler.send_to(b"filling", &path).is_ok() {}
+        let journal = Journal::open(path.to_str().unwrap(), &wk_config::Env::from_pairs([("", "")])).unwrap();
+        let hub = Hub::open(dir.path(), Arc::default()).with_journal(journal);
+        let (tx, rx) = mpsc::channel(8);
+        for seq in 1..=2 {
+            tx.send(event(seq)).await.unwrap();
+        }
+        drop(tx);
+        let mut run = std::pin::pin!(hub.run(rx));
+        assert!(futures_util::poll!(&mut run).is_pending(), "it did not wait");
+        let mut buffer = [0; 2048];
+        let mut read = || reader.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
+        while read().is_some() {}
+        run.await;
+        let entries: Vec<String> = std::iter::from_fn(read).collect();
+        assert!(entries.len() == 2 && entries[0].contains("WK_SEQ=1\n") && entries[1].contains("WK_SEQ=2\n"), "{entries:?}");
     }
 
     /// Catalogue row 26: a full disk costs lines, not the supervisor.

@@ -98,6 +98,10 @@ pub const EVENTS_QUEUE_MAX: usize = 1024;
 pub const EVENT_SUBSCRIBER_MAX: usize = 512;
 /// The event file is moved to `.1` above this size. Unit: bytes.
 pub const EVENT_FILE_BYTES_MAX: u64 = 16 << 20;
+/// How long the last events wait for a journal that is behind. Less than the end of the engine waits for the control thread.
+pub const JOURNAL_LAST_WORDS: Duration = Duration::from_millis(500);
+/// Pause between two tries of it.
+pub const JOURNAL_LAST_PAUSE: Duration = Duration::from_millis(2);
 /// Messages of one event or log stream on their way to its reader; the stream waits when it is full.
 pub const STREAM_QUEUE: usize = 64;
 /// Pause between two looks at a log that is followed.

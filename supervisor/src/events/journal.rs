@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wk_config::Env;
 use wk_proto::supervisor::v1 as pb;
@@ -19,8 +19,10 @@ use wk_proto::supervisor::v1 as pb;
 use super::KIND_CRASH_LOOP;
 use crate::limits::EVENT_RING;
 
-/// Pause until entries that found no room are tried again. A socket that is sent to by path cannot tell when there is room.
-pub(super) const RETRY: Duration = Duration::from_millis(100);
+/// First pause until entries that found no room are tried again. A socket that is sent to by path cannot tell when there is room.
+const RETRY: Duration = Duration::from_millis(100);
+/// Longest: a journal that stands still must not keep us awake.
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Where the journal listens.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -97,6 +99,8 @@ pub struct Journal {
     path: PathBuf,
     /// Found no room yet, in order. The ring holds the same events, so they take no memory of their own.
     waiting: VecDeque<Arc<pb::Event>>,
+    /// Since when nothing was taken, while something waits.
+    stuck: Option<Instant>,
 }
 
 impl Journal {
@@ -116,14 +120,14 @@ impl Journal {
     fn at(path: PathBuf) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, path, waiting: VecDeque::new() })
+        Ok(Self { socket, path, waiting: VecDeque::new(), stuck: None })
     }
 
     /// Sends one entry, behind those that wait. Returns how many are lost by it.
     #[must_use]
-    pub fn write(&mut self, event: Arc<pb::Event>) -> u64 {
+    pub fn write(&mut self, now: Instant, event: Arc<pb::Event>) -> u64 {
         self.waiting.push_back(event);
-        let lost = self.send();
+        let lost = self.send(now);
         let over = self.waiting.len().saturating_sub(EVENT_RING);
         self.waiting.drain(..over);
         lost + over as u64
@@ -132,8 +136,8 @@ impl Journal {
     /// Sends what waits, as far as there is room. By path, so that a journal that was restarted is found again. Returns how many are lost:
     /// there is no journal.
     #[must_use]
-    pub fn send(&mut self) -> u64 {
-        let mut lost = 0;
+    pub fn send(&mut self, now: Instant) -> u64 {
+        let (mut lost, before) = (0, self.waiting.len());
         while let Some(event) = self.waiting.front() {
             match self.socket.send_to(&entry(event), &self.path) {
                 Ok(_) => {}
@@ -142,13 +146,21 @@ impl Journal {
             }
             self.waiting.pop_front();
         }
+        let moved = self.waiting.len() < before;
+        self.stuck = if self.waiting.is_empty() { None } else { self.stuck.filter(|_| !moved).or(Some(now)) };
         lost
     }
 
-    /// Whether entries wait for room.
+    /// How many entries wait for room.
     #[must_use]
-    pub fn is_behind(&self) -> bool {
-        !self.waiting.is_empty()
+    pub fn behind(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// When to try again. The longer nothing was taken, the longer the pause.
+    #[must_use]
+    pub fn retry(&self, now: Instant) -> Option<Instant> {
+        self.stuck.map(|since| now + (now.saturating_duration_since(since) / 4).clamp(RETRY, RETRY_MAX))
     }
 }
 
@@ -311,25 +323,32 @@ mod tests {
         let path = dir.path().join("journal");
         let mut journal = Journal::open(path.to_str().unwrap(), &Env::from_pairs([("", "")])).unwrap().unwrap();
         let numbered = |seq: usize| Arc::new(pb::Event { seq: seq as u64, ..event("state", "ready", "") });
-        assert_eq!((journal.write(numbered(1)), journal.is_behind()), (1, false), "nobody is there");
+        let begin = Instant::now();
+        assert_eq!((journal.write(begin, numbered(1)), journal.retry(begin)), (1, None), "nobody is there");
         let reader = UnixDatagram::bind(&path).unwrap();
         reader.set_nonblocking(true).unwrap();
         let mut sent = 0;
-        while !journal.is_behind() {
+        while journal.behind() == 0 {
             sent += 1;
-            assert_eq!(journal.write(numbered(sent)), 0);
+            assert_eq!(journal.write(begin, numbered(sent)), 0);
         }
         let (taken, last) = (sent - 1, sent + EVENT_RING + 4);
-        let lost: u64 = (sent + 1..=last).map(|seq| journal.write(numbered(seq))).sum();
+        let lost: u64 = (sent + 1..=last).map(|seq| journal.write(begin, numbered(seq))).sum();
         assert_eq!(lost, 5, "one waited before: as many as the ring has places, and five more");
+        // A journal that stands still for long is asked less often, one that reads again as before.
+        let later = |secs: u64| begin + Duration::from_secs(secs);
+        let pause = |journal: &Journal, now: Instant| journal.retry(now).unwrap() - now;
+        let pauses = [0, 8, 3600].map(|secs| (journal.send(later(secs)), pause(&journal, later(secs))));
+        assert_eq!(pauses, [(0, RETRY), (0, Duration::from_secs(2)), (0, RETRY_MAX)]);
         let mut buffer = [0; 2048];
         let mut seen = Vec::new();
         while let Ok(length) = reader.recv(&mut buffer) {
             let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
             seen.extend(text.lines().find_map(|l| l.strip_prefix("WK_SEQ=")).map(|n| n.parse::<usize>().unwrap()));
-            assert_eq!(journal.send(), 0);
+            assert_eq!(journal.send(later(7200)), 0);
+            assert!(journal.behind() == 0 || pause(&journal, later(7200)) == RETRY);
         }
         assert_eq!(seen, (1..=taken).chain(taken + 6..=last).collect::<Vec<_>>());
-        assert!(!journal.is_behind());
+        assert_eq!((journal.behind(), journal.retry(later(7200))), (0, None));
     }
 }

@@ -6,6 +6,7 @@ mod command;
 mod end;
 mod escalate;
 mod first;
+mod graves;
 mod inherit;
 #[cfg(test)]
 mod late;
@@ -40,7 +41,7 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::heritage::Heritage;
 use crate::ledger::Ledger;
-use crate::limits::{CHILDREN_DELAY, FACTS_MAX, GATHER, SPARE_FDS, TELL_EVERY};
+use crate::limits::{CHILDREN_DELAY, FACTS_MAX, GATHER, SPARE_FDS};
 use crate::listeners::Listeners;
 use crate::logs::Cuts;
 use crate::metrics::Counters;
@@ -55,7 +56,9 @@ use crate::timing::Timing;
 use book::Book;
 pub use command::{Command, Done, Mark, Why};
 use first::First;
+use graves::Graves;
 pub use reload::{Reloaded, refused};
+use tell::Hush;
 
 /// How often the texts that contain a time are renewed while something is under way.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -120,9 +123,7 @@ pub struct Engine {
     table: Table,
     listeners: Listeners,
     children: BTreeMap<InstanceName, Child>,
-    /// Ended, and not reaped yet.
-    dead: Vec<Process>,
-    bury_at: Option<Instant>,
+    graves: Graves,
     /// Where the lines of each generation begin, counted from the first byte of its log ever.
     log_offsets: BTreeMap<InstanceName, u64>,
     cuts: Arc<Cuts>,
@@ -169,9 +170,7 @@ pub struct Engine {
     escalated: bool,
     stop_signals: u32,
     exit: Option<u8>,
-    /// When the watchers were told last, and until when they are not told again.
-    told: Instant,
-    hushed: Option<Instant>,
+    hush: Hush,
 }
 
 /// The ends of the control thread's queues.
@@ -217,8 +216,7 @@ impl Engine {
             table,
             listeners,
             children: BTreeMap::new(),
-            dead: Vec::new(),
-            bury_at: None,
+            graves: Graves::default(),
             log_offsets: BTreeMap::new(),
             cuts: Arc::default(),
             tx,
@@ -258,8 +256,7 @@ impl Engine {
             escalated: false,
             stop_signals: 0,
             exit: None,
-            told: Instant::now(),
-            hushed: None,
+            hush: Hush::new(Instant::now()),
         };
         (engine, Published { snapshot: snapshot_out, nodes: nodes_out })
     }
@@ -306,7 +303,7 @@ impl Engine {
                 {
                     tracing::warn!(%err, "record of the children not removed");
                 }
-                self.bury();
+                self.graves.bury();
                 self.end_orphans();
                 self.console.detached(code);
                 return Ok((code, self.runtime));
@@ -323,7 +320,7 @@ impl Engine {
             tokio::select! {
                 Some(msg) = self.rx.recv() => return self.gather(msg).await,
                 Some(command) = self.commands.recv() => {
-                    self.hushed = None;
+                    self.hush.lift();
                     return self.on_command(command);
                 }
                 Some(signal) = signals.next() => match signal {
@@ -344,8 +341,8 @@ impl Engine {
         if self.look_at.take_if(|at| *at <= Instant::now()).is_some() {
             self.look_after_children();
         }
-        if self.bury_at.take_if(|at| *at <= Instant::now()).is_some() {
-            self.bury();
+        if self.graves.due().is_some_and(|at| at <= Instant::now()) {
+            self.graves.bury();
         }
         if self.tidy_at.take_if(|at| *at <= Instant::now()).is_some() {
             crate::sys::give_back();
@@ -360,11 +357,9 @@ impl Engine {
             let actions = self.table.tick(self.now());
             self.perform(actions);
         }
-        // In a burst of news the watchers hear of it now and then; at once of what a command did, and of the last of it.
-        if self.exit.is_none() && self.hushed.is_some_and(|until| Instant::now() < until) {
+        if !self.hush.tells(Instant::now()) && self.exit.is_none() {
             return;
         }
-        (self.hushed, self.told) = (None, Instant::now());
         self.publish();
         let snapshot = self.snapshot.borrow().clone();
         self.notifier.turn(&snapshot, self.table.next_deadline().is_some());
@@ -377,7 +372,7 @@ impl Engine {
         let refresh = moving.then(|| Instant::now() + REFRESH);
         let due = self.table.next_deadline().map(|at| self.began + at);
         let again = self.first.as_ref().and_then(|f| f.again_at);
-        [refresh, due, again, self.look_at, self.bury_at, self.tidy_at, self.hold_until, self.hushed, self.notifier.next()]
+        [refresh, due, again, self.look_at, self.graves.due(), self.tidy_at, self.hold_until, self.hush.due(), self.notifier.next()]
             .into_iter()
             .flatten()
             .min()
@@ -447,7 +442,7 @@ impl Engine {
             }
             next = if began.elapsed() < GATHER { self.rx.try_recv().ok() } else { None };
         }
-        self.hushed = Some(self.told + TELL_EVERY);
+        self.hush.burst();
     }
 
     fn on_messages(&mut self, first: Msg) {

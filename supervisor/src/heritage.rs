@@ -196,3 +196,33 @@ fn count_on(table: &mut Table, said: &Saved, alive: &[Found]) {
         table.begun(name, generation);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use wk_config::Env;
+
+    use super::*;
+    use crate::config::Source;
+
+    /// Who begins a process leaves a record first: a look at the processes that was taken before the record appeared does not hold.
+    #[test]
+    fn a_look_older_than_the_record_is_taken_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Source { data: Some(dir.path().join("data")), runtime: Some(dir.path().join("run")), ..Source::default() };
+        let config = Config::load(&source, &Env::from_pairs([("WK_BIN_DIR", "/nowhere")])).unwrap();
+        let runtime = Runtime::open(&config.runtime_dir, &config.data_dir, &config.logs_dir).unwrap();
+        let (empty, old) = (Census::take(), Census::take());
+        let marker = Marker { name: "api@0".parse().unwrap(), generation: 1, incarnation: 1 };
+        let mut stray = Command::new("sleep");
+        let mut stray = stray.arg("600").env("WK_INSTANCE", marker.identity()).env("WK_RUNTIME", runtime.dir()).spawn().unwrap();
+        let ended = |census| find(&config, &runtime, &mut Passed::default(), Some(census)).unwrap().ended;
+        assert_eq!(ended(empty), [""; 0], "without a record nobody has begun anything");
+        std::fs::write(runtime.ledger(), "").unwrap();
+        let ended = ended(old);
+        stray.kill().unwrap();
+        stray.wait().unwrap();
+        assert_eq!(ended, [format!("api@0 (pid {})", stray.id())]);
+    }
+}

@@ -72,7 +72,7 @@ pub const LOG_LOOK_EVERY: Duration = Duration::from_secs(10);
 pub const COMMANDS_MAX: usize = 64;
 /// Facts on their way from the watching tasks to the engine; a task waits when it is full.
 pub const FACTS_MAX: usize = 1024;
-/// Pause after an end until its number is let go: while more of them come, other things come first.
+/// Pause after the first of some ends until their numbers are let go: other things come first.
 pub const BURY_DELAY: Duration = Duration::from_millis(10);
 /// Facts that come within this time are one piece of news.
 pub const GATHER: Duration = Duration::from_millis(2);

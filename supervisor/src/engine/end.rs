@@ -8,7 +8,7 @@ use wk_types::{Daemon, InstanceName};
 
 use super::{Engine, Msg, spare_fds};
 use crate::leftovers::Patience;
-use crate::limits::{BURY_DELAY, FDS_PER_INSTANCE, KILL_GRACE, SPARE_FDS};
+use crate::limits::{FDS_PER_INSTANCE, KILL_GRACE, SPARE_FDS};
 use crate::notify::Passed;
 use crate::process::Process;
 use crate::table::{Fact, Refusal};
@@ -54,16 +54,10 @@ impl Engine {
         }
         let Some(child) = self.children.remove(&name) else { return };
         let exit = child.process.exit();
-        self.dead.push(child.process);
-        self.bury_at = Some(Instant::now() + BURY_DELAY);
+        self.graves.add(child.process, Instant::now());
         self.notifier.forget(&Passed::child_name(name));
         self.spare.extend(spare_fds(SPARE_FDS - self.spare.len()));
         self.table.hear(self.now(), name, generation, Fact::Exited(exit));
-    }
-
-    /// Lets go of the dead, once no more of them come.
-    pub(super) fn bury(&mut self) {
-        self.dead.drain(..).for_each(Process::bury);
     }
 
     /// Children whose end somebody waits for, or has seen.
@@ -71,7 +65,7 @@ impl Engine {
         self.children
             .values()
             .map(|c| &c.process)
-            .chain(&self.dead)
+            .chain(self.graves.processes())
             .map(Process::number)
             .chain(self.trial.as_ref().map(|(trial, _)| *trial))
             .collect()

@@ -90,7 +90,7 @@ impl Engine {
 
     fn exec(&mut self) -> io::Error {
         // The next binary does not know them.
-        self.bury();
+        self.graves.bury();
         self.record();
         self.console.flush();
         let exec = || {

@@ -82,7 +82,7 @@ pub struct Config {
     pub log_filter: String,
     /// Environment given to the daemons.
     pub child_env: Vec<(String, String)>,
-    /// Why the file was refused, when an older configuration holds.
+    /// Why the file was refused, when an older configuration holds, and what to do.
     pub refused: Option<String>,
     /// To be shown once.
     pub warnings: Vec<String>,
@@ -236,7 +236,9 @@ impl Config {
     pub fn held(source: &Source, env: &Env, json: &str, refused: &LoadError) -> Result<Self, LoadError> {
         let (config, uid) = (wk_config::Config::from_json(json)?, rustix::process::geteuid().as_raw());
         let held = Self::build(source, env, (&config, Vec::new()), uid, usable)?;
-        Ok(Self { refused: Some(crate::service::chain(refused)), ..held })
+        let why = crate::service::chain(refused);
+        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
+        Ok(Self { refused: Some(format!("{why}; what held before holds; correct it, then `wkctl reload`")), ..held })
     }
 
     /// Program of a daemon.

@@ -422,6 +422,7 @@ impl Engine {
             overrides: overridden.iter().map(|(d, n)| (*d, *n, configured(d))).collect(),
             config_hash: self.config.hash.clone(),
             waiting_keys: self.config.waiting.clone(),
+            refused: self.config.refused.clone(),
             behind: self.behind(&self.fingerprints),
             ..Snapshot::of(&self.table, now)
         };

@@ -51,6 +51,7 @@ impl Shared {
             overrides: snapshot.overrides.iter().map(over).collect(),
             containment: self.containment.clone(),
             waiting_keys: snapshot.waiting_keys.clone(),
+            config_refused: snapshot.refused.clone().unwrap_or_default(),
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) fn status(snapshot: &pb::Snapshot) -> Value {
         "addresses": snapshot.addresses, "data_dir": snapshot.data_dir, "runtime_dir": snapshot.runtime_dir,
         "instances": instances, "timing": snapshot.timing.as_ref().map(timing), "ops": ops.collect::<Vec<_>>(),
         "overrides": overrides.collect::<Vec<_>>(), "containment": snapshot.containment,
-        "waiting_keys": snapshot.waiting_keys,
+        "waiting_keys": snapshot.waiting_keys, "config_refused": snapshot.config_refused,
     })
 }
 

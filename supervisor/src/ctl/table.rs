@@ -65,6 +65,10 @@ pub(super) fn head(snapshot: &pb::Snapshot, look: Look) -> String {
     if look.wide && !snapshot.containment.is_empty() {
         line.push_str(&format!("\n  {}", snapshot.containment));
     }
+    if !snapshot.config_refused.is_empty() {
+        let words: Vec<String> = snapshot.config_refused.split(' ').map(|word| paint.warn(word)).collect();
+        line.push_str(&format!("\n  {}", screen::fill(&words, " ", "    ", look.width.map(|w| w.saturating_sub(2)))));
+    }
     if !snapshot.waiting_keys.is_empty() {
         line.push_str(&format!("\n  with the next start of the supervisor: {}", snapshot.waiting_keys.join(", ")));
     }
@@ -366,13 +370,14 @@ mod tests {
     fn json_follows_the_golden_schema() {
         let golden = |text| serde_json::from_str::<serde_json::Value>(text).unwrap();
         let first = golden(include_str!("../../testdata/status/v1.json"));
-        let latest = golden(include_str!("../../testdata/status/v1.1.json"));
+        let second = golden(include_str!("../../testdata/status/v1.1.json"));
+        let latest = golden(include_str!("../../testdata/status/v1.2.json"));
         let mut s = snapshot();
         s.ops =
             vec![pb::OpSummary { op: 3, kind: "roll".into(), names: vec!["api".into()], state: "running".into(), ..Default::default() }];
         s.timing = Some(pb::Timing { rows: vec![pb::TimingRow { name: "cluster@0".into(), ..Default::default() }], ..Default::default() });
         s.instances[0].components = vec![pb::Component { name: "wk.part".into(), serving: true }];
         assert_eq!(json::status(&s), latest, "{:#}", json::status(&s));
-        assert!(keeps(&first, &latest), "a field of the first form is gone");
+        assert!(keeps(&first, &second) && keeps(&second, &latest), "a field of an earlier form is gone");
     }
 }

@@ -19,9 +19,7 @@ impl Engine {
     /// Takes over what was found, finishes what cannot be left, starts what was not started.
     pub(super) fn inherit(&mut self) {
         self.keep();
-        if let Some(why) = self.config.refused.clone() {
-            let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
-            let text = format!("{why}; what held before holds; correct it, then `wkctl reload`");
+        if let Some(text) = self.config.refused.clone() {
             self.console.line(&format!("warning: {text}"));
             self.event(None, "supervisor", Cause::Reload, None, text);
         }

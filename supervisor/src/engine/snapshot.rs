@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub config_hash: String,
     /// Keys of the file that wait for the next start of the supervisor.
     pub waiting_keys: Vec<String>,
+    /// Why the file does not hold, and what to do.
+    pub refused: Option<String>,
     /// Instances that were started with another one.
     pub behind: Vec<InstanceName>,
     /// Timing of the last starts, latest first.
@@ -56,6 +58,7 @@ impl Snapshot {
             overrides: Vec::new(),
             config_hash: String::new(),
             waiting_keys: Vec::new(),
+            refused: None,
             behind: Vec::new(),
             starts: Arc::default(),
         }

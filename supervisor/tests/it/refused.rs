@@ -49,10 +49,15 @@ async fn row_40_a_refused_configuration_does_not_keep_a_successor_from_its_daemo
     node.said("what held before holds").await;
     let refused = node.out().lines().filter(|l| l.contains("configuration refused") && l.contains("wkctl reload")).count();
     assert_eq!(refused, 1, "{}", node.out());
+    assert!(first.config_refused.is_empty() && second.config_refused.contains("wkctl reload"), "{second:?}");
+    let shown = String::from_utf8(node.wkctl(&["status"]).await.stdout).unwrap();
+    assert!(shown.contains("configuration refused") && shown.contains("correct it, then `wkctl reload`"), "{shown}");
     assert_eq!(node.wkctl(&["reload"]).await.status.code(), Some(78), "still bad");
+    assert_eq!(node.status().await.config_refused, second.config_refused);
     edit(&node, "connIdleTime: [", "cluster:\n  nodeId: 1002");
     let text = node.must_wkctl(&["reload"]).await;
     assert!(text.contains("with the next start of the supervisor: cluster.nodeId"), "{text}");
+    assert_eq!(node.status().await.config_refused, "", "a good file was taken");
     // Another identity would be another node beside the one that lives.
     node.replace_killed_supervisor().await;
     let third = succeeded(&node, &second).await;
